@@ -1,0 +1,16 @@
+.PHONY: format check test test-slow
+
+format:
+	python -m ruff check --fix .
+	python -m ruff format .
+
+check:
+	python -m ruff check .
+	python -m ruff format --check .
+	python -m mypy
+
+test:
+	python -m pytest
+
+test-slow:
+	python -m pytest -m slow

@@ -1,0 +1,54 @@
+"""`Regularizer`: the one kind of plug-in, a Lightning callback that may weight samples, augment them or add a loss."""
+
+from abc import ABC
+from typing import Any, ClassVar
+
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from callbacks.step import DiffusionStep, Needs, TermOutput
+
+
+class Regularizer(Callback, ABC):
+    """Base of all plug-ins. A subclass declares `needs` and overrides at least one of the three methods.
+
+    The module that owns it calls the methods inside its `training_step`; Lightning calls the ordinary callback hooks.
+    What a plug-in wants logged it returns, and what it must remember it keeps in `state_dict` as plain Python values.
+
+    Args:
+        weight: factor of `loss` in the total; with 0 the plug-in is left out altogether, its needs included.
+    """
+
+    primary: ClassVar[bool] = False
+    """Whether `loss` is the data term, of which a module has exactly one."""
+
+    needs: Needs = Needs()
+    name: str = ""
+    """The config key, given by the module."""
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    @property
+    def state_key(self) -> str:
+        # By the config key, so that two plug-ins of one class keep a state each.
+        return f"regularizer/{self.name}"
+
+    def attach(self, model: nn.Module) -> None:
+        """Asked once, after adapters were injected: read what is needed off the model (numbers of heads, …)."""
+
+    def augmentation_probability(self, timesteps: Tensor) -> Tensor | None:
+        """Chance `[B]` in [0, 1] that a row drawn at `timesteps` `[B]` is augmented; asked before encoding."""
+        return None
+
+    def sample_weight(self, step: DiffusionStep) -> Tensor | None:
+        """Detached weights `[num_instance]` that multiply the primary loss of each row."""
+        return None
+
+    def loss(self, step: DiffusionStep) -> TermOutput | None:
+        """An unweighted scalar that is added to the total, `weight` times."""
+        return None
+
+    def metrics(self) -> dict[str, Any]:
+        """Scalars to log after the step, under `<name>/`."""
+        return {}

@@ -1,0 +1,93 @@
+"""The contract between a module and its plug-ins: what a plug-in may ask of a step, and the record it is handed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a plug-in asks of every step; the module takes the union over all plug-ins, once.
+
+    Args:
+        reference: the frozen model's pass on the same input.
+        sites: names of submodules whose outputs are captured in every pass, as glob patterns ("up_blocks.*.attn1");
+            each must match at least one submodule.
+        token_columns: which columns of student's and frozen model's cross-attention stand for the same words.
+        class_images: this many pictures of the bare class, drawn by the pretrained model, in every batch's second half.
+    """
+
+    reference: bool = False
+    sites: frozenset[str] = frozenset()
+    token_columns: bool = False
+    class_images: int = 0
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            reference=self.reference or other.reference,
+            sites=self.sites | other.sites,
+            token_columns=self.token_columns or other.token_columns,
+            class_images=max(self.class_images, other.class_images),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPass:
+    """One forward: the model's output `[rows, …]`, and the outputs of the captured submodules by full name."""
+
+    prediction: Tensor
+    captured: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenColumns:
+    """For each of the two prompts, the group that every column of its attention maps belongs to.
+
+    Args:
+        student: int64 `[rows, tokens]`, group number of each column of the student's maps.
+        reference: int64 `[rows, tokens]`, likewise for the frozen model's; equal numbers mean equal words.
+    """
+
+    student: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffusionStep:
+    """Everything that one training step of a diffusion model knows. `B` rows: the subject's first, class images after.
+
+    Args:
+        student: the adapted model's pass over all `B` rows.
+        reference: the frozen model's pass over the subject's rows, on the same noisy latents; None unless needed.
+        target: `[B, C, h, w]`, what the prediction is compared with (noise or velocity).
+        timesteps: int64 `[B]`, on the CPU, where they are drawn.
+        snr: float32 `[B]`, signal-to-noise ratio α²/σ² at `timesteps`.
+        prediction_type: "epsilon" or "v_prediction".
+        num_train_timesteps: length of the noise schedule.
+        num_instance: how many of the rows show the subject.
+        mask: `[B, 1, h, w]` in [0, 1], the part of each row that counts in the loss; None where all of it does.
+        token_columns: of the subject's rows; None unless needed.
+        sample_weight: float32 `[num_instance]`, product of all plug-ins' sample weights; None before they were asked,
+            and where nobody weights.
+    """
+
+    student: ModelPass
+    reference: ModelPass | None
+    target: Tensor
+    timesteps: Tensor
+    snr: Tensor
+    prediction_type: str
+    num_train_timesteps: int
+    num_instance: int
+    mask: Tensor | None = None
+    token_columns: TokenColumns | None = None
+    sample_weight: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TermOutput:
+    """What a plug-in adds: an unweighted scalar `loss`, and further scalars for the logs."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+"""What a personalisation run learns from: a subject's pictures, their prompts, and the prompts it is judged by.
+
+Imports neither torch nor Lightning, so that bad data is refused before anything slow starts.
+"""
+
+import re
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptPair:
+    """One prompt in its two forms.
+
+    Args:
+        instance: the student's prompt `c*`, with the identifier ("a photo of sks dog").
+        prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
+    """
+
+    instance: str
+    prior: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One picture of the subject: `image` in RGB at any size, `name` for messages and the report."""
+
+    image: Image.Image
+    prompts: PromptPair
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A subject to learn.
+
+    Args:
+        name: what the report calls it.
+        identifier: the rare word that stands for the subject.
+        class_word: one or more words, "stuffed animal".
+        class_prompt: the bare class prompt, for prior preservation ("a photo of dog").
+        train: the pictures to learn from.
+        heldout: pictures of the subject in other contexts, never trained on; may be empty.
+        evaluation_prompts: what the tuned model is asked to draw.
+    """
+
+    name: str
+    identifier: str
+    class_word: str
+    class_prompt: str
+    train: tuple[Picture, ...]
+    heldout: tuple[Picture, ...]
+    evaluation_prompts: tuple[PromptPair, ...]
+
+
+def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPair:
+    """Both forms of a prompt: `{identifier}` and `{class_word}` are filled in, then the identifier is dropped for `c`.
+
+    A literal prompt ("a photo of sks dog") works as well as a template ("a photo of {identifier} {class_word}").
+
+    Raises:
+        ValueError: the prompt lacks the class word or the identifier, or has an unknown placeholder; or the identifier
+            is a part of the class word, so that dropping it would drop both.
+    """
+    try:
+        instance = template.format(identifier=identifier, class_word=class_word)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"prompt {template!r}: only {{identifier}} and {{class_word}} may stand in braces ({error!r})"
+        ) from None
+    for kind, text in (("class word", class_word), ("identifier", identifier)):
+        if not text.strip() or not re.search(_as_words(text), instance, re.IGNORECASE):
+            raise ValueError(f"prompt {instance!r} lacks the {kind} {text!r}: put it in, or change the {kind}")
+    prior = re.sub(_as_words(identifier) + r"\s*", "", instance, flags=re.IGNORECASE).strip()
+    if not re.search(_as_words(class_word), prior, re.IGNORECASE):
+        raise ValueError(f"identifier {identifier!r} is a part of the class word {class_word!r}: choose a rarer word")
+    return PromptPair(instance=instance, prior=prior)
+
+
+def _as_words(text: str) -> str:
+    return rf"(?<!\w){re.escape(text)}(?!\w)"

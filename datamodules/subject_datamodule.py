@@ -1,0 +1,75 @@
+"""Feeds a subject to a diffusion module: which picture comes at which position, nothing more.
+
+A handful of pictures lies in memory, and the module keeps their latents, so a batch is a few integers; whatever is
+random in a step is drawn from the positions.
+"""
+
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.stream import Stream
+from datamodules.subject import Picture, Subject
+
+
+class SubjectDataModule(L.LightningDataModule):
+    """Endless training batches `{"position": [B], "index": [B]}` (int64), and the subject's pictures as tensors.
+
+    Args:
+        subject: what is learned.
+        resolution: pictures are resized on their shorter side and cropped in the centre to this side, in pixels.
+        batch_size: pictures of the subject in a batch of one process.
+        num_workers: worker processes; the run does not depend on their number.
+        num_bins: timestep bins at which the held-out loss is measured.
+        seed: decides the order.
+    """
+
+    def __init__(
+        self, subject: Subject, *, resolution: int, batch_size: int, num_workers: int, num_bins: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.subject = subject
+        self.batch_size, self.num_workers, self.num_bins, self.seed = batch_size, num_workers, num_bins, seed
+        self.train_pictures = picture_tensor(subject.train, resolution)
+        self.heldout_pictures = picture_tensor(subject.heldout, resolution) if subject.heldout else None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        assert trainer is not None
+        stream = Stream(
+            len(self.subject.train),
+            self.batch_size,
+            batches=trainer.max_steps * trainer.accumulate_grad_batches,
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+            seed=self.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(_Positions(), batch_sampler=stream, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Every held-out picture at every timestep bin: batches `{"index": [B], "bin": [B]}`."""
+        pairs = [{"index": i, "bin": b} for i in range(len(self.subject.heldout)) for b in range(self.num_bins)]
+        return DataLoader(pairs, batch_size=24) if pairs else []  # type: ignore[arg-type]
+
+
+class _Positions(Dataset[dict[str, int]]):
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, int]:  # type: ignore[override]
+        return {"position": item[0], "index": item[1]}
+
+
+def picture_tensor(pictures: tuple[Picture, ...], resolution: int) -> Tensor:
+    """The pictures as uint8 `[N, 3, resolution, resolution]`: shorter side resized, centre cropped."""
+    return torch.stack([square_tensor(picture.image, resolution) for picture in pictures])
+
+
+def square_tensor(image: Image.Image, resolution: int) -> Tensor:
+    """One picture as uint8 `[3, resolution, resolution]`."""
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return F.center_crop(F.resize(tensor, [resolution], antialias=True), [resolution, resolution])

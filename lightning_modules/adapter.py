@@ -1,0 +1,99 @@
+"""What is trained of the UNet, and how the frozen model is had beside it: `adapter=lora` or `adapter=full`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+
+class Adapter(ABC):
+    """One way to train a UNet without losing the pretrained one."""
+
+    @abstractmethod
+    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        """Marks what trains, adding it where needed, and returns the model that serves as the frozen one.
+
+        That is `unet` itself where `disabled` gives it back, or a frozen twin.
+        """
+
+    @abstractmethod
+    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        """Context in which `inject`'s frozen model computes exactly what the pretrained one does."""
+
+    @abstractmethod
+    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
+        """Writes what was trained below `run_dir`, as diffusers reads it, and returns the folder."""
+
+    @abstractmethod
+    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
+        """Puts what `save` wrote into a pretrained `pipeline`, by diffusers' own loading."""
+
+
+class LoRA(Adapter):
+    """Low-rank adapters (arXiv:2106.09685) through PEFT, trained in float32.
+
+    Args:
+        rank: of the two factors.
+        alpha: the update is scaled by `alpha / rank`.
+        target_modules: names of the linear layers that get one.
+    """
+
+    folder = "adapter"
+
+    def __init__(self, *, rank: int, alpha: float, target_modules: list[str]) -> None:
+        self.config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
+
+    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        unet.requires_grad_(False)
+        unet.add_adapter(self.config)
+        cast_training_params(unet)
+        return unet
+
+    @contextmanager
+    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        unet.disable_adapters()
+        try:
+            yield
+        finally:
+            unet.enable_adapters()
+
+    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
+        # Without its metadata a LoRA whose alpha differs from the rank loads with the wrong scale.
+        StableDiffusionPipeline.save_lora_weights(
+            run_dir / self.folder,
+            unet_lora_layers=get_peft_model_state_dict(unet),
+            unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+        )
+        return run_dir / self.folder
+
+    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
+        pipeline.load_lora_weights(run_dir / self.folder)
+
+
+class FullFineTuning(Adapter):
+    """Every weight of the UNet trains; the frozen model is a twin of its own, one more copy in memory."""
+
+    folder = "unet"
+
+    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        twin = deepcopy(unet).requires_grad_(False)
+        unet.float().requires_grad_(True)
+        return twin
+
+    @contextmanager
+    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        yield
+
+    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
+        unet.save_pretrained(run_dir / self.folder)
+        return run_dir / self.folder
+
+    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
+        unet = UNet2DConditionModel.from_pretrained(run_dir / self.folder, torch_dtype=pipeline.dtype)
+        pipeline.unet = unet.to(pipeline.device)

@@ -1,0 +1,144 @@
+"""`experiment=pretrain_sprites_sd`: text encoder and UNet of the embedded Stable Diffusion, from nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from rich.progress import track
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from datamodules.sprites.pretraining import to_pixel_values
+from datamodules.sprites.vocabulary import byte_pair_vocabulary, world_words
+from lightning_modules.pretrain_vae import refuse_existing
+
+NOISE_STREAM = 21
+
+
+class PretrainSDModule(L.LightningModule):
+    """Trains a text encoder and a UNet together on cached latents, and exports a `StableDiffusionPipeline` folder.
+
+    v-prediction with zero terminal SNR: with the usual ε schedule the last timestep still shows the latents' mean, so
+    the flat backgrounds of this world would be decided by the initial noise instead of the prompt.
+
+    Args:
+        vae: folder of the trained autoencoder.
+        unet, text_encoder, scheduler: arguments of the published classes.
+        optimizer: partial of a torch optimiser over parameters.
+        lr_scheduler: partial of a torch scheduler over an optimiser.
+        snr_gamma: min-SNR-γ, `min(SNR, γ) / (SNR + 1)` for v-prediction (arXiv:2303.09556).
+        caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
+        export_dir: folder of the pipeline; must not hold one yet.
+        seed: of timesteps, noise and dropout.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: str,
+        unet: dict[str, Any],
+        text_encoder: dict[str, Any],
+        scheduler: dict[str, Any],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[..., Any],
+        snr_gamma: float,
+        caption_dropout: float,
+        export_dir: str,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.export_dir = Path(export_dir)
+        refuse_existing(self.export_dir)
+        self._vae = [AutoencoderKL.from_pretrained(vae)]  # in a list: not a submodule, so never in a checkpoint
+        self.tokenizer = build_tokenizer(max_length=text_encoder["max_position_embeddings"])
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                **text_encoder,
+                vocab_size=len(self.tokenizer),
+                bos_token_id=self.tokenizer.bos_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        )
+        self.unet = UNet2DConditionModel(**unet).to(memory_format=torch.channels_last)
+        self.scheduler = scheduler
+        self.noise_scheduler = DDPMScheduler(**scheduler)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.snr_gamma, self.caption_dropout, self.seed = snr_gamma, caption_dropout, seed
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        pictures = self.trainer.datamodule.dataset.pictures  # type: ignore[attr-defined]
+        encoder = self._vae[0].encode
+        self.latents = torch.cat(
+            [
+                encoder(to_pixel_values(chunk)).latent_dist.mean.half()
+                for chunk in track(np.array_split(pictures, len(pictures) // 250 + 1), "encoding the world")
+            ]
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        latents = self.latents[batch["index"]].float()
+        rng = np.random.default_rng([self.seed, NOISE_STREAM, int(batch["position"][0])])
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        timesteps = torch.from_numpy(rng.integers(0, self.noise_scheduler.config.num_train_timesteps, len(latents)))
+        dropped = rng.random(len(latents)) < self.caption_dropout
+        captions = ["" if drop else text for drop, text in zip(dropped, batch["captions"], strict=True)]
+
+        states = self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state
+        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
+        target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        prediction = self.unet(noisy, timesteps, encoder_hidden_states=states).sample.float()
+        error = (prediction - target).square().mean((1, 2, 3))
+
+        alphas = self.noise_scheduler.alphas_cumprod[timesteps]
+        snr = alphas / (1 - alphas)
+        loss = (error * snr.clamp(max=self.snr_gamma) / (snr + 1)).mean()
+        self.log("loss/denoising", error.mean(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_train_end(self) -> None:
+        # Callbacks come first: by now EMAWeightAveraging has put the averaged weights in place.
+        pipeline = StableDiffusionPipeline(
+            vae=self._vae[0],
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=DDIMScheduler(**self.scheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(dtype=torch.float16).save_pretrained(self.export_dir)
+        self.print(f"the pipeline lies in {self.export_dir}")
+
+
+def build_tokenizer(*, max_length: int) -> CLIPTokenizer:
+    """A `CLIPTokenizer` in which every word of the world, and each rare identifier, is one token."""
+    vocabulary, merges = byte_pair_vocabulary(world_words(), alphabet=sorted(ByteLevel.alphabet()))
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token ids `[B, model_max_length]`, padded as `StableDiffusionPipeline` pads them."""
+    return tokenizer(
+        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids

@@ -1,0 +1,99 @@
+"""A pretrained Stable Diffusion pipeline as a run needs it: loaded once, its frozen encoders callable by themselves."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from lightning_modules.pipeline_folder import check_pipeline_folder
+
+
+class StableDiffusion:
+    """The pipeline and its noise schedule for training.
+
+    Args:
+        pretrained: a diffusers folder or a hub id; safetensors only.
+        resolution: side of the training pictures and samples in pixels.
+        torch_dtype: dtype of the frozen weights, "float32" or "bfloat16".
+        gradient_checkpointing: trade a second decoder pass for memory (non-reentrant).
+        compile: run the UNet through torch.compile while training.
+        guidance_scale, num_inference_steps: of every picture that is sampled.
+    """
+
+    def __init__(
+        self,
+        *,
+        pretrained: str,
+        resolution: int,
+        torch_dtype: str,
+        gradient_checkpointing: bool,
+        compile: bool,
+        guidance_scale: float,
+        num_inference_steps: int,
+    ) -> None:
+        check_pipeline_folder(pretrained)
+        self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
+        self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.pipeline = StableDiffusionPipeline.from_pretrained(
+            pretrained,
+            torch_dtype=getattr(torch, torch_dtype),
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+        for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.unet):
+            part.requires_grad_(False).eval()
+        self.unet = self.pipeline.unet.to(memory_format=torch.channels_last)
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        if resolution % self.pipeline.vae_scale_factor:
+            raise ValueError(f"model.resolution={resolution} is no multiple of {self.pipeline.vae_scale_factor}")
+        self.noise_scheduler = DDPMScheduler.from_config(self.pipeline.scheduler.config)
+        self.prediction_type: str = self.noise_scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"{pretrained} predicts {self.prediction_type!r}: epsilon and v_prediction are supported")
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return int(self.noise_scheduler.config.num_train_timesteps)
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Moments of the VAE's posterior, float32 `[N, 2 C, h, w]`, of uint8 pictures `[N, 3, H, W]`."""
+        vae = self.pipeline.vae
+        pixels = pictures.to(vae.device, vae.dtype).div(127.5).sub(1)
+        return torch.cat([vae.encode(chunk).latent_dist.parameters.float() for chunk in pixels.split(8)])
+
+    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """A draw from the posterior `moments` `[B, 2 C, h, w]` by `noise` `[B, C, h, w]`, in the UNet's scale."""
+        mean, log_variance = moments.chunk(2, dim=1)
+        draw = mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
+        return draw * self.pipeline.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Hidden states of the text encoder, `[N, tokens, D]`."""
+        encoder = self.pipeline.text_encoder
+        mask = None
+        tokens = self.pipeline.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.pipeline.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        if getattr(encoder.config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(encoder.device)
+        return encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of `text`, without start and end."""
+        return list(self.pipeline.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def move_encoders(self, device: torch.device | str, *, vae: bool = True) -> None:
+        """Moves the text encoder and, unless told otherwise, the VAE."""
+        self.pipeline.text_encoder.to(device)
+        if vae:
+            self.pipeline.vae.to(device)

@@ -1,0 +1,201 @@
+"""The report holds all it shows, shows text as text, and says what is missing."""
+
+import base64
+import io
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from report.metrics_csv import MetricsCSV
+from report.page import write_report
+from report.plots import bin_curves, curve, smooth
+
+_EVIL = "</pre></title><script>alert('x')</script><img src=https://example.org/x>"
+
+
+class _Page(HTMLParser):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def pictures(self) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def _picture(path: Path, size: tuple[int, int] = (64, 64)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def _bare(folder: Path) -> Path:
+    logger = MetricsCSV(folder)
+    for step in range(30):
+        logger.log_metrics({"loss/denoising": 1 / (step + 1), "lr": 1e-4}, step)
+    logger.finalize("success")
+    (folder / "config.yaml").write_text(f"prompt: {_EVIL}\n")
+    return folder
+
+
+def _samples(folder: Path, entries: list) -> None:
+    (folder / "samples").mkdir(exist_ok=True)
+    (folder / "samples" / "samples.json").write_text(json.dumps(entries))
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A run folder with nothing but the two files that every run has."""
+    return _bare(tmp_path)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A run folder with everything, and with markup wherever a user may write."""
+    folder = _bare(tmp_path)
+    logger = MetricsCSV(folder, resume_step=30)
+    logger.log_metrics({f"gamma/bin_{i:02d}": i / 10 for i in range(10)}, 30)
+    logger.log_metrics({"heldout/relative_loss/bin_00": 1.1, "heldout/relative_loss/bin_09": math.nan}, 30)
+    logger.log_metrics({f"val/{_EVIL}": 1.0}, 30)
+    logger.finalize("success")
+    _picture(folder / "references" / f"{_EVIL.replace('/', '')}.png")
+    _picture(folder / "references" / "heldout" / "00.png")
+    entry = {"prompt": f"a sks {_EVIL}", "prior_prompt": f"a {_EVIL}", "base": [], "tuned": []}
+    for model in ("base", "tuned"):
+        for i in range(2):
+            _picture(folder / "samples" / model / f"00-{i}.png")
+            entry[model].append(f"{model}/00-{i}.png")
+    _samples(folder, [entry])
+    metric = {"tuned": 0.12345, "base": None, "reference": -1.0, "description": _EVIL, "unknown": []}
+    summary = {
+        "experiment": _EVIL,
+        "subject": _EVIL,
+        "steps": 30,
+        "seconds": {"fit": 3725.0},
+        "metrics": {_EVIL: metric},
+    }
+    (folder / "metrics.json").write_text(json.dumps(summary | {"unknown": 1}))
+    (folder / "provenance.json").write_text(json.dumps({"git_commit": _EVIL, "packages": {_EVIL: _EVIL}}))
+    return folder
+
+
+def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
+    page = _Page(write_report(full, force=False))
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    # Title 2, heading 2, commit, metric 2, prompts 2, curve, config, package 2.
+    assert page.text.count(_EVIL) == 13
+
+
+def test_nothing_is_fetched(full: Path) -> None:
+    page = _Page(write_report(full, force=False))
+    addresses = [
+        attributes[name] for _, attributes in page.tags for name in ("src", "href", "srcset") if name in attributes
+    ]
+    assert addresses
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert "url(" not in page.text
+    policy = next(attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_every_picture_is_embedded_whole_with_alt_and_caption(full: Path) -> None:
+    page = _Page(write_report(full, force=False))
+    pictures = page.pictures()
+    # 1 reference, 1 held out, 2 base, 2 tuned; 3 curves, 2 families of bins.
+    assert len(pictures) == 11
+    assert all(picture["alt"] for picture in pictures)
+    assert sum(tag == "figcaption" for tag, _ in page.tags) == len(pictures)
+    sprite = next(picture for picture in pictures if picture["alt"].startswith("Held-out picture 1 of 1"))
+    shown = Image.open(io.BytesIO(base64.b64decode(sprite["src"].partition(",")[2])))
+    with Image.open(full / "references" / "heldout" / "00.png") as original:
+        assert np.array_equal(np.asarray(shown), np.asarray(original))
+    assert (sprite["width"], sprite["class"]) == ("128", "pixelated")
+
+
+def test_a_photo_is_scaled_down(bare: Path) -> None:
+    _picture(bare / "references" / "photo.png", size=(1024, 512))
+    photo = _Page(write_report(bare, force=False)).pictures()[0]
+    shown = Image.open(io.BytesIO(base64.b64decode(photo["src"].partition(",")[2])))
+    assert shown.size == (512, 256)
+    assert (photo["width"], photo["height"], photo.get("class")) == ("256", "128", None)
+
+
+def test_numbers_of_the_summary_are_shown(full: Path) -> None:
+    text = _Page(write_report(full, force=False)).text
+    assert all(shown in text for shown in ("0.1235", "−1", "1 h 2 min"))  # noqa: RUF001
+
+
+def test_what_is_missing_is_said(bare: Path) -> None:
+    text = _Page(write_report(bare, force=False)).text
+    for line in ("No samples were drawn.", "No metrics were computed.", "The run folder has no training pictures."):
+        assert line in text
+
+
+def test_a_report_is_a_function_of_its_folder_and_replaced_only_by_force(full: Path) -> None:
+    page = write_report(full, force=False)
+    first = page.read_bytes()
+    with pytest.raises(FileExistsError, match=r"report\.html"):
+        write_report(full, force=False)
+    assert write_report(full, force=True).read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv"])
+def test_a_folder_of_no_run_is_refused(bare: Path, name: str) -> None:
+    (bare / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        write_report(bare, force=False)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [("base/99-0.png", r"99-0\.png"), ("../config.yaml", "no path below"), ("/etc/passwd", "no path below")],
+)
+def test_a_picture_missing_or_outside_is_refused_by_name(full: Path, picture: str, message: str) -> None:
+    _samples(full, [{"prompt": "p", "prior_prompt": "q", "base": [picture], "tuned": []}])
+    with pytest.raises(ValueError, match=message):
+        write_report(full, force=False)
+    assert not (full / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.json", "{", "not JSON"),
+        ("metrics.json", "[]", "dict was expected"),
+        ("metrics.json", '{"metrics": {"a": {"tuned": "x"}}}', r"metrics\.a\.tuned"),
+        ("metrics.json", '{"seconds": {"fit": "x"}}', r"seconds\.fit"),
+        ("provenance.json", '{"packages": []}', "packages"),
+        ("samples/samples.json", '[{"prompt": "a"}]', "entry 0 .*prior_prompt"),
+        ("references/00.png", "no picture", r"00\.png"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(full: Path, name: str, content: str, message: str) -> None:
+    (full / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        write_report(full, force=False)
+    assert name.rpartition("/")[2] in str(error.value)
+
+
+def test_the_moving_mean_is_that_of_the_window_s_part_within() -> None:
+    assert smooth([0, 3, 6, 0], window=3).tolist() == [1.5, 3.0, 3.0, 3.0]
+    assert set(smooth([0.1] * 50, window=7)) == {0.1}
+
+
+@pytest.mark.parametrize("points", [[], [(0, math.nan)], [(0, math.inf), (4, 2.5)], [(i, 1.0) for i in range(50)]])
+def test_plots_bear_any_values_and_count_what_they_leave_out(points: list[tuple[int, float]]) -> None:
+    missing = sum(not math.isfinite(value) for _, value in points)
+    for plot in (curve("a", points), bin_curves("gamma", {0: [(0, 1.0)], 9: points})):
+        assert plot.uri.startswith("data:image/svg+xml;base64,")
+        assert plot.note == (f"left out, not finite: {missing}" if missing else "")
