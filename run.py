@@ -1,19 +1,160 @@
-"""Holdfast's one entry point: `python run.py experiment=apt_dreambooth`."""
+"""Holdfast's one entry point: `python run.py experiment=apt_dreambooth`. Read top to bottom, it is what a run does."""
+
+import os
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
+    tasks = {"fit": fit, "evaluate": evaluate, "sample": sample}
+    try:
+        if cfg.task not in tasks:
+            raise ValueError(f"task={cfg.task}: choose one of {', '.join(tasks)}")
+        tasks[cfg.task](cfg, Path(HydraConfig.get().runtime.output_dir))
+    except (ValueError, OSError, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+
+
+def fit(cfg: DictConfig, run_dir: Path) -> None:
+    """Trains, saves what was trained, judges it."""
+    subject = check(cfg)
+    resume_step = _global_step(cfg.ckpt_path)
+
     import lightning.pytorch as L
 
+    from report.metrics_csv import MetricsCSV, carry_over
+    from report.provenance import provenance, write_provenance
+
     L.seed_everything(cfg.seed, verbose=False)
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    OmegaConf.save(resolved, run_dir / "config.yaml")
+    write_provenance(run_dir)
     module = instantiate(cfg.module)
-    datamodule = instantiate(cfg.datamodule)
-    trainer = instantiate(cfg.trainer, callbacks=list(instantiate(cfg.callbacks).values()))
+    datamodule = instantiate(cfg.datamodule, subject=subject) if subject else instantiate(cfg.datamodule)
+    if cfg.ckpt_path:
+        carry_over(Path(cfg.ckpt_path).parents[1] / "metrics.csv", run_dir)
+    metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
+    loggers = [metrics_csv, *(instantiate(cfg.logger) or {}).values()]
+    for logger in loggers:
+        logger.log_hyperparams({"config": resolved, **provenance()})
+    plugins = list(getattr(module, "regularizers", {}).values())
+    trainer = instantiate(cfg.trainer, callbacks=[*instantiate(cfg.callbacks).values(), *plugins], logger=loggers)
+    started = perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+    seconds = {"fit": perf_counter() - started}
+    if subject is None or not trainer.is_global_zero:
+        return
+
+    module.adapter.save(module.unet, run_dir)
+    for logger in loggers:
+        logger.save()
+    info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
+    report = _judge(cfg, cfg, subject, run_dir=run_dir, out_dir=run_dir, info=info)
+    _publish(loggers, run_dir)
+    _say_where(run_dir, report)
+
+
+def evaluate(cfg: DictConfig, out_dir: Path) -> None:
+    """Judges a finished run again, with this command line's `evaluation`, into a folder of its own."""
+    run_dir, run_cfg = _finished_run(cfg)
+    subject = check(run_cfg)
+    info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
+    _say_where(out_dir, _judge(cfg, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
+
+
+def sample(cfg: DictConfig, out_dir: Path) -> None:
+    """Draws `prompts` with a finished run, picture `i` of each from seed `evaluation.seed + i`."""
+    run_dir, run_cfg = _finished_run(cfg)
+    if not cfg.prompts:
+        raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
+    check(run_cfg)
+
+    from lightning_modules.sampling import sample_to_folder
+
+    model, adapter = instantiate(run_cfg.model), instantiate(run_cfg.adapter)
+    adapter.load(model.pipeline, run_dir)
+    settings = cfg.evaluation
+    sample_to_folder(model, list(cfg.prompts), out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
+    print(f"the pictures lie in {out_dir}")
+
+
+def check(cfg: DictConfig) -> Any:
+    """The subject; data, model folder and checkpoint are refused here, before anything slow is imported or loaded."""
+    unknown = set(cfg) - set(_SECTIONS)
+    if unknown:
+        raise ValueError(f"unknown key {min(unknown)!r}: the sections are {', '.join(_SECTIONS)}")
+    if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
+        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
+    subject = instantiate(cfg.data) if cfg.get("data") else None
+    if cfg.get("model"):
+        from lightning_modules.pipeline_folder import check_pipeline_folder
+
+        check_pipeline_folder(cfg.model.pretrained)
+    return subject
+
+
+_SECTIONS = (
+    "name", "task", "seed", "ckpt_path", "run", "prompts", "trainer", "callbacks", "logger", "model", "adapter", "optimizer",
+    "lr_scheduler", "data", "datamodule", "module", "regularizer", "evaluation",
+)  # fmt: skip
+
+
+def _judge(cfg: DictConfig, run_cfg: DictConfig, subject: Any, **where: Any) -> Path:
+    model, adapter = instantiate(run_cfg.model), instantiate(run_cfg.adapter)
+    report: Path = instantiate(cfg.evaluation)(model, adapter, subject, **where)
+    return report
+
+
+def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
+    if not cfg.run:
+        raise ValueError(f"task={cfg.task} needs run=<folder of a finished run>")
+    run_dir = Path(cfg.run)
+    if not (run_dir / "config.yaml").is_file():
+        raise FileNotFoundError(f"run={cfg.run} is no run folder: it has no config.yaml")
+    if not any((run_dir / name).is_dir() for name in ("adapter", "unet")):
+        raise FileNotFoundError(f"run={cfg.run} has neither adapter/ nor unet/: it was not finished")
+    run_cfg = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(run_cfg, DictConfig)
+    return run_dir, run_cfg
+
+
+def _global_step(ckpt_path: str | None) -> int | None:
+    if not ckpt_path:
+        return None
+    import torch
+
+    return int(torch.load(ckpt_path, weights_only=True, map_location="cpu")["global_step"])
+
+
+def _publish(loggers: list[Any], run_dir: Path) -> None:
+    from report.wandb_logger import publish
+
+    for logger in loggers:
+        publish(logger, run_dir)
+
+
+def _say_where(out_dir: Path, report: Path) -> None:
+    print(f"report {report}, everything else beside it in {out_dir}")
+
+
+def _cause(error: BaseException) -> str:
+    """The first cause's message in one line: Hydra wraps what a constructor raises."""
+    while isinstance(error, InstantiationException) and error.__cause__:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ process therefore agree by construction, and every random draw of a step is keye
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
@@ -47,3 +48,14 @@ class Stream(Sampler[list[tuple[int, int]]]):
 def epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The permutation of epoch number `epoch`: every item once."""
     return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+class StreamLoader(DataLoader[Any]):
+    """A loader over a `Stream`. Its state is empty: the stream starts at the trainer's own step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning stores so as not to warn that the order is lost on resume: it is not."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""

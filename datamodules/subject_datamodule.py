@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.stream import Stream
+from datamodules.stream import Stream, StreamLoader
 from datamodules.subject import Picture, Subject
 
 
@@ -51,7 +51,10 @@ class SubjectDataModule(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return DataLoader(_Positions(), batch_sampler=stream, num_workers=self.num_workers)
+        return StreamLoader(_Positions(), batch_sampler=stream, num_workers=self.num_workers)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # a few integers, which the draws on the CPU want
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Every held-out picture at every timestep bin: batches `{"index": [B], "bin": [B]}`."""

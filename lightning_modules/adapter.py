@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
+    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
         """Context in which `inject`'s frozen model computes exactly what the pretrained one does."""
 
     @abstractmethod
@@ -46,7 +46,7 @@ class LoRA(Adapter):
 
     folder = "adapter"
 
-    def __init__(self, *, rank: int, alpha: float, target_modules: list[str]) -> None:
+    def __init__(self, *, rank: int, alpha: int, target_modules: list[str]) -> None:
         self.config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
 
     def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -95,5 +95,5 @@ class FullFineTuning(Adapter):
         return run_dir / self.folder
 
     def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
-        unet = UNet2DConditionModel.from_pretrained(run_dir / self.folder, torch_dtype=pipeline.dtype)
+        unet = UNet2DConditionModel.from_pretrained(run_dir / self.folder, dtype=pipeline.dtype)
         pipeline.unet = unet.to(pipeline.device)

@@ -1,6 +1,7 @@
 """A pretrained Stable Diffusion pipeline as a run needs it: loaded once, its frozen encoders callable by themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -15,7 +16,7 @@ class StableDiffusion:
     Args:
         pretrained: a diffusers folder or a hub id; safetensors only.
         resolution: side of the training pictures and samples in pixels.
-        torch_dtype: dtype of the frozen weights, "float32" or "bfloat16".
+        dtype: of the frozen weights, "float32" or "bfloat16".
         gradient_checkpointing: trade a second decoder pass for memory (non-reentrant).
         compile: run the UNet through torch.compile while training.
         guidance_scale, num_inference_steps: of every picture that is sampled.
@@ -26,7 +27,7 @@ class StableDiffusion:
         *,
         pretrained: str,
         resolution: int,
-        torch_dtype: str,
+        dtype: str,
         gradient_checkpointing: bool,
         compile: bool,
         guidance_scale: float,
@@ -37,7 +38,7 @@ class StableDiffusion:
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self.pipeline = StableDiffusionPipeline.from_pretrained(
             pretrained,
-            torch_dtype=getattr(torch, torch_dtype),
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             safety_checker=None,
             requires_safety_checker=False,
@@ -97,3 +98,18 @@ class StableDiffusion:
         self.pipeline.text_encoder.to(device)
         if vae:
             self.pipeline.vae.to(device)
+
+    @contextmanager
+    def pretrained_pipeline(self) -> Iterator[StableDiffusionPipeline]:
+        """The pipeline as it was loaded, whatever `Adapter.load` has put into it since."""
+        tuned = self.pipeline.unet
+        has_lora = bool(getattr(self.unet, "peft_config", None))
+        if has_lora:
+            self.unet.disable_adapters()
+        self.pipeline.unet = self.unet
+        try:
+            yield self.pipeline
+        finally:
+            self.pipeline.unet = tuned
+            if has_lora:
+                self.unet.enable_adapters()

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -201,3 +202,10 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def carry_over(metrics: Path, save_dir: Path) -> None:
+    """Copies the curves of the run that is resumed into the new run's folder, where `MetricsCSV` cuts and continues them."""
+    target = save_dir / metrics.name
+    if metrics.is_file() and not target.exists():
+        shutil.copy(metrics, target)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sprites.captions import caption
 from datamodules.sprites.world import SIZE, Scene, render, scene, wild_scene
-from datamodules.stream import Stream
+from datamodules.stream import Stream, StreamLoader
 
 CAPTION_STREAM, CROP_STREAM = 11, 12
 
@@ -48,7 +48,7 @@ class SpritesDataModule(L.LightningDataModule):
     def loader(self, *, start: int, batches: int) -> DataLoader[Any]:
         """Batches number `start` to `batches` of the stream."""
         stream = Stream(len(self.dataset), self.batch_size, batches=batches, start=start, seed=self.seed)
-        return DataLoader(self.dataset, batch_sampler=stream, collate_fn=_as_it_is)
+        return StreamLoader(self.dataset, batch_sampler=stream, collate_fn=_as_it_is)
 
 
 class _RenderedScenes(Dataset[dict[str, Any]]):

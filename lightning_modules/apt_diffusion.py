@@ -1,0 +1,117 @@
+"""`APTDiffusionModule`: t is drawn first, the plug-ins decide from it which pictures are augmented before encoding."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules import draws
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.draws import DrawStream
+from lightning_modules.warp import draw_warp, warp_picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """How a picture is augmented when a plug-in asks for it (APT, arXiv:2507.02687).
+
+    Args:
+        max_zoom: the picture is zoomed out by a factor in [1, max_zoom]; 3 in APT.
+        degrees: and rotated within ±degrees; 15 in APT.
+        max_shift: and shifted within the freed border, at most so many half canvas widths; not stated in the sources.
+        border: "black", as in APT's figure, or "reflect".
+        mask_border: leave the freed border out of the loss; not stated in the sources.
+        bank: encode this many variants of every picture before training and draw from them, so that the VAE can leave
+            the device; with 0 every augmentation is drawn and encoded afresh.
+    """
+
+    max_zoom: float
+    degrees: float
+    max_shift: float
+    border: str
+    mask_border: bool
+    bank: int
+
+    def __post_init__(self) -> None:
+        if self.max_zoom < 1:
+            raise ValueError(f"module.augmentation.max_zoom={self.max_zoom}: pictures are zoomed out, by 1 or more")
+        if self.border not in ("black", "reflect"):
+            raise ValueError(f"module.augmentation.border={self.border!r}: choose black or reflect")
+
+
+class APTDiffusionModule(DiffusionModule):
+    """`DiffusionModule` with adaptive augmentation in pixel space, before the VAE.
+
+    Un-augmented latents come from the cache; augmented ones are encoded in the step, or come from a bank.
+
+    Args:
+        augmentation: how to augment.
+        **kwargs: see `DiffusionModule`.
+
+    Raises:
+        ValueError: more than one plug-in decides the augmentation.
+    """
+
+    def __init__(self, *, augmentation: Augmentation, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.augmentation = augmentation
+        self.encodes_while_training = not augmentation.bank
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.augmentation.bank:
+            self.model.move_encoders(self.device)
+            variants = torch.arange(self.augmentation.bank)
+            self._bank = [self._encode_variants(picture, variants + i * len(variants)) for i, picture in enumerate(self.pictures)]
+            self.model.move_encoders("cpu")
+
+    def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+        moments = self._moments[index]
+        chosen = self._augmented_rows(positions, timesteps)
+        mask = torch.ones_like(moments[:, :1]) if self.augmentation.mask_border else None
+        for row in chosen.nonzero().flatten().tolist():
+            moments[row], valid = self._augmented(positions[row], int(index[row]))
+            if mask is not None:
+                mask[row] = valid
+        self.log("augmentation/share", chosen.float().mean(), batch_size=len(index))
+        return self._draw_latents(moments, positions, DrawStream.POSTERIOR), mask
+
+    def _augmented_rows(self, positions: Tensor, timesteps: Tensor) -> Tensor:
+        """Which rows are augmented, bool `[B]` on the CPU."""
+        asked = {name: plugin.augmentation_probability(timesteps) for name, plugin in self.regularizers.items()}
+        given = {name: probability for name, probability in asked.items() if probability is not None}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both decide the augmentation: switch it off in one of them")
+        if not given:
+            return torch.zeros(len(positions), dtype=torch.bool)
+        (probability,) = given.values()
+        return draws.uniform(self.seed, DrawStream.AUGMENT, positions) < probability
+
+    def _augmented(self, position: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Moments `[2 C, h, w]` and valid mask `[1, h, w]` of one augmented picture."""
+        if not self.augmentation.bank:
+            moments, valid = self._encode_variants(self.pictures[index], position[None])
+            return moments[0], valid[0]
+        moments, valid = self._bank[index]
+        variant = int(draws.integers(self.seed, DrawStream.WARP, position[None], self.augmentation.bank))
+        return moments[variant], valid[variant]
+
+    @torch.no_grad()
+    def _encode_variants(self, picture: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments `[N, 2 C, h, w]` and masks `[N, 1, h, w]` of uint8 `picture` under the warp of each position."""
+        settings = self.augmentation
+        warps = [
+            draw_warp(
+                draws.generator(self.seed, DrawStream.WARP, position),
+                max_zoom=settings.max_zoom,
+                degrees=settings.degrees,
+                max_shift=settings.max_shift,
+            )
+            for position in positions.tolist()
+        ]
+        pixels = picture.to(self.device).float()
+        warped, valid = zip(*(warp_picture(pixels, warp, border=settings.border) for warp in warps), strict=True)
+        moments = self.model.encode_pictures(torch.stack(warped))
+        return moments, F.adaptive_avg_pool2d(torch.stack(valid), moments.shape[-2:])

@@ -1,0 +1,225 @@
+"""`DiffusionModule`: one student pass and at most one frozen pass a step, for every baseline."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from callbacks.capture import Capture
+from callbacks.denoising import denoising_loss
+from callbacks.regularizer import Regularizer
+from callbacks.step import DiffusionStep, ModelPass, TokenColumns
+from callbacks.token_columns import token_columns
+from datamodules.stream import epoch_order
+from datamodules.subject import Picture, Subject
+from lightning_modules import draws
+from lightning_modules.adapter import Adapter
+from lightning_modules.class_images import class_images
+from lightning_modules.draws import DrawStream
+from lightning_modules.regularized import RegularizedModule
+from lightning_modules.stable_diffusion import StableDiffusion
+
+
+class DiffusionModule(RegularizedModule):
+    """Fine-tunes the UNet of a Stable Diffusion pipeline on a subject.
+
+    Order of a step: t → latents → noise → student pass → frozen pass over the subject's rows. Latents and prompts are
+    encoded once, before training, and the encoders then leave the accelerator.
+
+    Args:
+        model: the pretrained pipeline.
+        adapter: what of the UNet trains.
+        class_image_dir: cache of the class images that prior preservation asks for.
+        seed: of every draw of the run.
+        regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: StableDiffusion,
+        adapter: Adapter,
+        class_image_dir: str,
+        seed: int,
+        regularizers: Mapping[str, Regularizer],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[..., Any],
+    ) -> None:
+        super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
+        self.model, self.adapter, self.seed = model, adapter, seed
+        self.class_image_dir = Path(class_image_dir)
+        # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
+        self.unet = model.unet
+        self.frozen_unet: UNet2DConditionModel = adapter.inject(self.unet)
+        for plugin in self.regularizers.values():
+            plugin.attach(self.unet)
+        self._capture = Capture(self.unet, self.needs.sites)
+        shared = self.frozen_unet is self.unet
+        self._frozen_capture = self._capture if shared else Capture(self.frozen_unet, self.needs.sites)
+        if model.compile:
+            self.unet.compile()
+
+    encodes_while_training: bool = False
+    """Whether pictures are encoded in the steps, so that the VAE has to stay on the device."""
+
+    def on_fit_start(self) -> None:
+        self.unet.train()  # gradient checkpointing asks for it
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        subject: Subject = datamodule.subject
+        self.model.move_encoders(self.device)
+        self.pictures: Tensor = datamodule.train_pictures
+        self._moments = self.model.encode_pictures(self.pictures)
+        self._student_states = self.model.encode_prompts([p.prompts.instance for p in subject.train])
+        self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
+        self._columns = self._token_columns(subject) if self.needs.token_columns else None
+        if self.needs.class_images:
+            pictures = class_images(
+                self.model,
+                prompt=subject.class_prompt,
+                count=self.needs.class_images,
+                cache_dir=self.class_image_dir,
+                frozen_pipeline=self.frozen_pipeline,
+            )
+            self._class_moments = self.model.encode_pictures(pictures)
+            self._class_states = self.model.encode_prompts([subject.class_prompt])
+        if datamodule.heldout_pictures is not None:
+            self._prepare_heldout(subject.heldout, datamodule.heldout_pictures, datamodule.num_bins)
+        self.model.move_encoders("cpu", vae=not self.encodes_while_training)
+
+    def make_step(self, batch: dict[str, Tensor]) -> DiffusionStep:
+        positions, index = batch["position"], batch["index"]
+        timesteps = self._draw_timesteps(positions)
+        latents, mask = self.instance_latents(positions, index, timesteps[: len(index)])
+        noise = draws.normal(self.seed, DrawStream.NOISE, positions, tuple(latents.shape[1:])).to(self.device)
+        states = self._student_states[index]
+        if self.needs.class_images:
+            rows = self._class_rows(positions, tuple(latents.shape[1:]))
+            latents, noise = torch.cat([latents, rows[0]]), torch.cat([noise, rows[1]])
+            states = torch.cat([states, self._class_states.expand(len(positions), -1, -1)])
+
+        noisy, target = self._noisy(latents, noise, timesteps)
+        student = self._forward(self.unet, self._capture, noisy, timesteps, states)
+        reference = None
+        if self.needs.reference:
+            rows_needed = slice(len(index))
+            reference = self.reference_pass(noisy[rows_needed], timesteps[rows_needed], self._reference_states[index])
+        return DiffusionStep(
+            student=student,
+            reference=reference,
+            target=target,
+            timesteps=timesteps,
+            snr=self._snr(timesteps),
+            prediction_type=self.model.prediction_type,
+            num_train_timesteps=self.model.num_train_timesteps,
+            num_instance=len(index),
+            mask=mask,
+            token_columns=self._columns and TokenColumns(self._columns.student[index], self._columns.reference[index]),
+        )
+
+    def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents `[B, C, h, w]` of the subject's rows, and the mask `[B, 1, h, w]` of what counts, None for all."""
+        return self._draw_latents(self._moments[index], positions, DrawStream.POSTERIOR), None
+
+    @torch.no_grad()
+    def reference_pass(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> ModelPass:
+        """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
+        with self.adapter.disabled(self.unet):
+            return self._forward(self.frozen_unet, self._frozen_capture, noisy, timesteps, states)
+
+    @contextmanager
+    def frozen_pipeline(self) -> Iterator[StableDiffusionPipeline]:
+        """Context that gives the pipeline with the pretrained UNet in it; afterwards the student is back."""
+        with self.adapter.disabled(self.unet):
+            self.model.pipeline.unet = self.frozen_unet
+            try:
+                yield self.model.pipeline
+            finally:
+                self.model.pipeline.unet = self.unet
+
+    def _forward(
+        self, unet: UNet2DConditionModel, capture: Capture, noisy: Tensor, timesteps: Tensor, states: Tensor
+    ) -> ModelPass:
+        with capture.recording() as captured:
+            prediction = unet(
+                noisy.to(unet.dtype), timesteps.to(self.device, non_blocking=True), encoder_hidden_states=states
+            ).sample
+        return ModelPass(prediction, captured)
+
+    def _draw_timesteps(self, positions: Tensor) -> Tensor:
+        streams = [DrawStream.TIMESTEP] + [DrawStream.CLASS_TIMESTEP] * bool(self.needs.class_images)
+        high = self.model.num_train_timesteps
+        return torch.cat([draws.integers(self.seed, stream, positions, high) for stream in streams])
+
+    def _draw_latents(self, moments: Tensor, positions: Tensor, stream: DrawStream) -> Tensor:
+        shape = (moments.shape[1] // 2, *moments.shape[2:])
+        return self.model.latents(moments, draws.normal(self.seed, stream, positions, shape).to(self.device))
+
+    def _class_rows(self, positions: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Latents and noise of one class image for each position."""
+        count = len(self._class_moments)
+        index = [int(epoch_order(self.seed + 1, p // count, count)[p % count]) for p in positions.tolist()]
+        latents = self._draw_latents(self._class_moments[index], positions, DrawStream.CLASS_POSTERIOR)
+        return latents, draws.normal(self.seed, DrawStream.CLASS_NOISE, positions, shape).to(self.device)
+
+    def _noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        scheduler = self.model.noise_scheduler
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        if self.model.prediction_type == "epsilon":
+            return noisy, noise
+        return noisy, scheduler.get_velocity(latents, noise, timesteps)
+
+    def _snr(self, timesteps: Tensor) -> Tensor:
+        alphas = self.model.noise_scheduler.alphas_cumprod.cpu()[timesteps]
+        return (alphas / (1 - alphas)).to(self.device, non_blocking=True)
+
+    def _token_columns(self, subject: Subject) -> TokenColumns:
+        ids = self.model.token_ids
+        pairs = [self._picture_columns(picture, ids(subject.identifier), ids(subject.class_word)) for picture in subject.train]
+        student, reference = (torch.tensor(groups, device=self.device) for groups in zip(*pairs, strict=True))
+        return TokenColumns(student, reference)
+
+    def _picture_columns(self, picture: Picture, identifier: list[int], class_word: list[int]) -> Any:
+        try:
+            return token_columns(
+                self.model.token_ids(picture.prompts.instance),
+                self.model.token_ids(picture.prompts.prior),
+                identifier=identifier,
+                class_word=class_word,
+                length=self.model.pipeline.tokenizer.model_max_length,
+            )
+        except ValueError as error:
+            raise ValueError(f"{picture.name}, prompt {picture.prompts.instance!r}: {error}") from None
+
+    # Held-out loss: student and frozen model at every timestep bin, on pictures that are never trained on.
+
+    def _prepare_heldout(self, heldout: tuple[Picture, ...], pictures: Tensor, num_bins: int) -> None:
+        self._heldout_moments = self.model.encode_pictures(pictures)
+        self._heldout_student_states = self.model.encode_prompts([p.prompts.instance for p in heldout])
+        self._heldout_reference_states = self.model.encode_prompts([p.prompts.prior for p in heldout])
+        self._num_bins = num_bins
+
+    def on_validation_epoch_start(self) -> None:
+        self._heldout_sums = torch.zeros(self._num_bins, 2, device=self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        index, bins = batch["index"], batch["bin"]
+        moments = self._heldout_moments[index]
+        latents = self.model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
+        positions = index * self._num_bins + bins
+        noise = draws.normal(self.seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:])).to(self.device)
+        timesteps = (2 * bins + 1) * self.model.num_train_timesteps // (2 * self._num_bins)
+        noisy, target = self._noisy(latents, noise, timesteps)
+        student = self._forward(self.unet, self._capture, noisy, timesteps, self._heldout_student_states[index])
+        reference = self.reference_pass(noisy, timesteps, self._heldout_reference_states[index])
+        losses = [denoising_loss(each.prediction, target) for each in (student, reference)]
+        self._heldout_sums.index_add_(0, bins.to(self.device), torch.stack(losses, dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `ℓ_θ / ℓ_ref` of each bin: below 1 the student knows the subject better than the prior does."""
+        student, reference = self._heldout_sums.unbind(1)
+        ratios = (student / reference).tolist()
+        self.log_dict({f"heldout/relative_loss/bin_{number:02d}": ratio for number, ratio in enumerate(ratios)})

@@ -1,0 +1,159 @@
+"""What a finished run is judged by: base and tuned model under the same prompts, from the same noise, and a report."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.subject import Picture, Subject
+from datamodules.subject_datamodule import picture_tensor, square_tensor
+from lightning_modules.adapter import Adapter
+from lightning_modules.sampling import sample
+from lightning_modules.stable_diffusion import StableDiffusion
+from metrics.background_adherence import background_adherence
+from metrics.image_similarity import diffusion_features, mean_cosine
+from report.metrics_csv import read_metrics
+from report.page import write_report
+
+Pictures = Sequence[Image.Image]
+
+
+class Evaluation:
+    """Draws the evaluation prompts with both models and writes `samples/`, `references/`, `metrics.json`, `report.html`.
+
+    The base model is given the class word alone, since it cannot know the identifier.
+
+    Args:
+        images_per_prompt: pictures a prompt, from the seeds `seed`, `seed + 1`, …, the same for every prompt and model.
+        max_prompts: the first so many of the subject's prompts.
+        seed: of the first picture.
+    """
+
+    def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int) -> None:
+        self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
+
+    def __call__(
+        self, model: StableDiffusion, adapter: Adapter, subject: Subject, *, run_dir: Path, out_dir: Path, info: dict[str, Any]
+    ) -> Path:
+        """Judges the run in `run_dir` and writes to `out_dir`, which may be the same folder.
+
+        Args:
+            model: the pretrained pipeline, untouched: the tuned weights are loaded into it half-way.
+            info: goes into `metrics.json` as it is (experiment, steps, seconds).
+
+        Returns:
+            The report's path.
+        """
+        for name in ("config.yaml", "metrics.csv", "provenance.json"):
+            if run_dir != out_dir and (run_dir / name).exists():
+                shutil.copy(run_dir / name, out_dir / name)
+        save_references(subject, out_dir / "references", model.resolution)
+        pairs = subject.evaluation_prompts[: self.max_prompts]
+        base = self._draw(model, [pair.prior for pair in pairs], "the base model draws")
+        similarity = _Similarity(model, subject)
+        figures = {"base": similarity(base)}
+        adapter.load(model.pipeline, run_dir)
+        tuned = self._draw(model, [pair.instance for pair in pairs], "the tuned model draws")
+        # The features are the pretrained model's: the adapter is off while they are taken.
+        figures["tuned"] = similarity(tuned)
+        figures["reference"] = similarity.of_training_pictures
+
+        prompts = [pair.prior for pair in pairs for _ in range(self.images_per_prompt)]
+        metrics = {
+            "background_adherence": {
+                "tuned": background_adherence(_arrays(tuned), prompts),
+                "base": background_adherence(_arrays(base), prompts),
+                "reference": background_adherence(
+                    _arrays([p.image for p in subject.heldout]), [p.prompts.prior for p in subject.heldout]
+                ),
+                "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
+            },
+            "similarity/diffusion_features": {
+                **figures,
+                "description": f"mean cosine to the {similarity.target} pictures, features of the pretrained UNet (up_blocks.1, "
+                "a tenth of the noise steps, mean over space); real: training pictures",
+            },
+            "heldout/relative_loss": {
+                "tuned": _final_relative_loss(out_dir / "metrics.csv"),
+                "base": 1.0,
+                "reference": None,
+                "description": "denoising loss on held-out pictures over the pretrained model's, mean over timestep bins",
+            },
+        }
+        self._save_samples(out_dir / "samples", pairs, base, tuned)
+        record = info | {"subject": subject.name, "evaluation": vars(self), "metrics": metrics}
+        (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
+        return write_report(out_dir, force=False)
+
+    def _draw(self, model: StableDiffusion, prompts: list[str], description: str) -> list[Image.Image]:
+        repeated = [prompt for prompt in prompts for _ in range(self.images_per_prompt)]
+        return sample(
+            model.pipeline,
+            repeated,
+            seeds=[self.seed + number % self.images_per_prompt for number in range(len(repeated))],
+            guidance_scale=model.guidance_scale,
+            num_inference_steps=model.num_inference_steps,
+            resolution=model.resolution,
+            description=description,
+        )
+
+    def _save_samples(self, folder: Path, pairs: Sequence[Any], base: Pictures, tuned: Pictures) -> None:
+        entries = []
+        for number, pair in enumerate(pairs):
+            entry: dict[str, Any] = {"prompt": pair.instance, "prior_prompt": pair.prior, "base": [], "tuned": []}
+            for kind, pictures in (("base", base), ("tuned", tuned)):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                for copy in range(self.images_per_prompt):
+                    path = f"{kind}/{number:02d}-{copy}.png"
+                    pictures[number * self.images_per_prompt + copy].save(folder / path)
+                    entry[kind].append(path)
+            entries.append(entry)
+        (folder / "samples.json").write_text(json.dumps(entries, indent=2))
+
+
+class _Similarity:
+    """Mean cosine to the held-out pictures, or to the training pictures where none are held out.
+
+    All features are taken with the pretrained UNet, which is kept aside for it.
+    """
+
+    def __init__(self, model: StableDiffusion, subject: Subject) -> None:
+        self.model = model
+        self.target = "held-out" if subject.heldout else "training"
+        self._target = self._features(picture_tensor(subject.heldout or subject.train, model.resolution))
+        self.of_training_pictures = mean_cosine(
+            self._features(picture_tensor(subject.train, model.resolution)), self._target
+        )
+
+    def __call__(self, pictures: Pictures) -> float:
+        tensor = torch.stack([square_tensor(picture, self.model.resolution) for picture in pictures])
+        return mean_cosine(self._features(tensor), self._target)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        with self.model.pretrained_pipeline() as pipeline:
+            return diffusion_features(pipeline, pictures)
+
+
+def save_references(subject: Subject, folder: Path, resolution: int) -> None:
+    """Training pictures into `folder`, held-out ones into `folder/heldout`, as the model sees them."""
+    groups: tuple[tuple[Path, tuple[Picture, ...]], ...] = ((folder, subject.train), (folder / "heldout", subject.heldout))
+    for target, pictures in groups:
+        target.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            pixels = square_tensor(picture.image, resolution).permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(target / f"{number:02d}.png")
+
+
+def _arrays(pictures: Pictures) -> list[Any]:
+    return [np.asarray(picture) for picture in pictures]
+
+
+def _final_relative_loss(path: Path) -> float | None:
+    bins = [points for name, points in read_metrics(path).items() if name.startswith("heldout/relative_loss/")]
+    return float(np.mean([points[-1][1] for points in bins])) if bins else None

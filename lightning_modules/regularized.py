@@ -1,0 +1,117 @@
+"""`RegularizedModule`: the only place that knows the order of a step, and whose loss is the sum of its plug-ins."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from callbacks.regularizer import Regularizer
+from callbacks.step import DiffusionStep, Needs
+
+_HOOKS = ("augmentation_probability", "sample_weight", "loss")
+
+
+class RegularizedModule(L.LightningModule, ABC):
+    """Draws a step, hands its frozen record to every plug-in, and sums their losses.
+
+    Checkpoints hold what trains and nothing else: the pretrained weights are where they came from.
+
+    Args:
+        regularizers: plug-ins by config key, which becomes their name. One of weight 0 is left out, with its needs.
+        optimizer: partial of a torch optimiser over parameters.
+        lr_scheduler: partial of a torch scheduler over an optimiser, stepped with every optimiser step.
+
+    Raises:
+        ValueError: there is not exactly one primary term, a plug-in does nothing, or two decide the augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        regularizers: Mapping[str, Regularizer],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[..., Any],
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # `load_state_dict` below is stricter
+        self.regularizers = active_regularizers(regularizers)
+        self.needs = reduce(Needs.__or__, (plugin.needs for plugin in self.regularizers.values()), Needs())
+        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+
+    @abstractmethod
+    def make_step(self, batch: Any) -> DiffusionStep:
+        """All randomness and all forwards of one step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        step = self.make_step(batch)
+        step = replace(step, sample_weight=self._sample_weight(step))
+        total, logs = self._sum_of_losses(step)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log_dict(logs | self._metrics())
+        self.log("loss/total", total.detach(), prog_bar=True)
+        return total
+
+    def _sample_weight(self, step: DiffusionStep) -> Tensor | None:
+        weights = [plugin.sample_weight(step) for plugin in self.regularizers.values()]
+        given = [weight for weight in weights if weight is not None]
+        return reduce(torch.mul, given) if given else None
+
+    def _sum_of_losses(self, step: DiffusionStep) -> tuple[Tensor, dict[str, Tensor]]:
+        total, logs = torch.zeros((), device=self.device), {}
+        for name, plugin in self.regularizers.items():
+            if (term := plugin.loss(step)) is None:
+                continue
+            total = total + plugin.weight * term.loss
+            logs[f"loss/{name}"] = term.loss.detach()
+            logs |= {f"{name}/{key}": value for key, value in term.metrics.items()}
+        return total, logs
+
+    def _metrics(self) -> dict[str, Any]:
+        return {key: value for plugin in self.regularizers.values() for key, value in plugin.metrics().items()}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer([parameter for _, parameter in self._trained()])
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().state_dict(*args, **kwargs)
+        names = {kwargs.get("prefix", "") + name for name, _ in self._trained()}
+        return {name: value for name, value in state.items() if name in names}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Raises:
+        ValueError: the checkpoint does not hold exactly what this module trains.
+        """
+        names = {name for name, _ in self._trained()}
+        if names != set(state_dict):
+            example = min(names ^ set(state_dict))
+            raise ValueError(
+                f"the checkpoint trains other weights than this run ({example}, …): resume with the same adapter settings"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+def active_regularizers(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:
+    """The plug-ins of non-zero weight, named and in the order of their names: the sum then has one order only."""
+    for name, plugin in regularizers.items():
+        if not isinstance(plugin, Regularizer):
+            raise ValueError(f"regularizer.{name} is a {type(plugin).__name__}, no Regularizer: set its _target_")
+        plugin.name = name
+        if not any(getattr(type(plugin), hook) is not getattr(Regularizer, hook) for hook in _HOOKS):
+            raise ValueError(f"regularizer.{name} overrides none of {', '.join(_HOOKS)}: it would do nothing")
+    active = {name: plugin for name, plugin in sorted(regularizers.items()) if plugin.weight != 0}
+    primary = [name for name, plugin in active.items() if plugin.primary]
+    if len(primary) != 1:
+        raise ValueError(f"exactly one primary term is needed, regularizer has {primary or 'none'}: add denoising, or drop one")
+    return active

@@ -1,0 +1,33 @@
+"""Background adherence: whether a picture of the Sprites world stands on the background that its prompt names."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.sprites.paint import BACKGROUNDS
+
+_NAMED = re.compile(rf"\ban? ({'|'.join(BACKGROUNDS)}) (?:background|wall)\b")
+
+
+def named_background(prompt: str) -> str | None:
+    """The background that `prompt` names, if it names one of the world's."""
+    match = _NAMED.search(prompt)
+    return match[1] if match else None
+
+
+def read_background(picture: NDArray[np.uint8]) -> str:
+    """The world's background nearest in RGB to the median of the outermost 3 pixels of `picture` `[H, W, 3]`."""
+    inner = np.zeros(picture.shape[:2], bool)
+    inner[3:-3, 3:-3] = True
+    border = np.median(picture[~inner], axis=0)
+    return min(BACKGROUNDS, key=lambda name: float(np.square(border - BACKGROUNDS[name]).sum()))
+
+
+def background_adherence(pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> float | None:
+    """Share in [0, 1] of the pictures on the named background, among those whose prompt names one; None without any."""
+    named = [(picture, name) for picture, prompt in zip(pictures, prompts, strict=True) if (name := named_background(prompt))]
+    if not named:
+        return None
+    return sum(read_background(picture) == name for picture, name in named) / len(named)

@@ -1,0 +1,44 @@
+"""Weights & Biases without a question asked: offline where no API key is set."""
+
+import json
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+
+def wandb_logger(*, project: str, name: str, save_dir: str) -> WandbLogger:
+    """A logger that uploads when a key is set (WANDB_API_KEY or ~/.netrc), and writes to `save_dir` otherwise."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE")
+    return WandbLogger(
+        project=project, name=name, save_dir=save_dir, offline=mode == "offline" or (mode is None and not has_api_key())
+    )
+
+
+def has_api_key() -> bool:
+    """Whether wandb would log in without asking; the key itself is never read into the project."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return "api.wandb.ai" in netrc.netrc(Path.home() / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def publish(logger: Any, run_dir: Path) -> None:
+    """Logs the pictures with their prompts and the table of results of `run_dir`, where `logger` is W&B's."""
+    if not isinstance(logger, WandbLogger):
+        return
+    samples = run_dir / "samples"
+    for entry in json.loads((samples / "samples.json").read_text()):
+        for kind in ("base", "tuned"):
+            prompt = entry["prompt"] if kind == "tuned" else entry["prior_prompt"]
+            paths = [str(samples / path) for path in entry[kind]]
+            logger.log_image(f"samples/{kind}", paths, caption=[prompt] * len(paths))
+    metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    rows = [[name, *(figures[key] for key in ("tuned", "base", "reference"))] for name, figures in metrics.items()]
+    logger.log_table("metrics", columns=["metric", "tuned", "base", "reference"], data=rows)
+    logger.experiment.finish()
