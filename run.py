@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.task not in tasks:
             raise ValueError(f"task={cfg.task}: choose one of {', '.join(tasks)}")
         tasks[cfg.task](cfg, Path(HydraConfig.get().runtime.output_dir))
-    except (ValueError, OSError, InstantiationException) as error:
+    except (ValueError, OSError, FloatingPointError, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
@@ -87,7 +87,9 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     model, adapter = instantiate(run_cfg.model), instantiate(run_cfg.adapter)
     adapter.load(model.pipeline, run_dir)
     settings = cfg.evaluation
-    sample_to_folder(model, list(cfg.prompts), out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
+    sample_to_folder(
+        model, list(cfg.prompts), out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed
+    )
     print(f"the pictures lie in {out_dir}")
 
 
@@ -107,8 +109,8 @@ def check(cfg: DictConfig) -> Any:
 
 
 _SECTIONS = (
-    "name", "task", "seed", "ckpt_path", "run", "prompts", "trainer", "callbacks", "logger", "model", "adapter", "optimizer",
-    "lr_scheduler", "data", "datamodule", "module", "regularizer", "evaluation",
+    "name", "task", "seed", "ckpt_path", "run", "prompts", "trainer", "callbacks", "logger", "model", "adapter",
+    "optimizer", "lr_scheduler", "data", "datamodule", "module", "regularizer", "evaluation",
 )  # fmt: skip
 
 

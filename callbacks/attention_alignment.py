@@ -78,7 +78,9 @@ class AttentionAlignment(Regularizer):
         losses = []
         for site, (heads, scale) in self._sites.items():
             student, reference = (
-                attention_maps(captured[f"{site}.to_q"][:rows], captured[f"{site}.to_k"][:rows], heads=heads, scale=scale)
+                attention_maps(
+                    captured[f"{site}.to_q"][:rows], captured[f"{site}.to_k"][:rows], heads=heads, scale=scale
+                )
                 for captured in (step.student.captured, step.reference.captured)
             )
             losses.append(

@@ -36,6 +36,4 @@ class MinSNR(Regularizer):
         self.gamma = gamma
 
     def sample_weight(self, step: DiffusionStep) -> Tensor:
-        return min_snr_weight(
-            step.snr[: step.num_instance], gamma=self.gamma, prediction_type=step.prediction_type
-        )
+        return min_snr_weight(step.snr[: step.num_instance], gamma=self.gamma, prediction_type=step.prediction_type)

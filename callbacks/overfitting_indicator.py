@@ -1,4 +1,4 @@
-"""The overfitting indicator γ of APT (arXiv:2507.02687): how much better than the prior the student fits these few images.
+"""The overfitting indicator γ of APT (arXiv:2507.02687): how much better than the prior the student fits these images.
 
 It weights the denoising loss and decides the augmentation; each use has a switch, and with both off it only measures.
 """
@@ -128,7 +128,7 @@ class OverfittingIndicator(Regularizer):
         self._averages = torch.tensor(state_dict["averages"])
         if self._averages.shape != (self.num_bins, 2):
             raise ValueError(
-                f"{self.name}.num_bins={self.num_bins}, but the checkpoint has {len(self._averages)} bins: use that number"
+                f"{self.name}.num_bins={self.num_bins}, but the checkpoint has {len(self._averages)}: use that"
             )
         self._snapshots.extend((torch.tensor(gamma), None) for gamma in state_dict["snapshots"])
 

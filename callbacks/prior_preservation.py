@@ -1,4 +1,4 @@
-"""Prior preservation (DreamBooth, arXiv:2208.12242, eq. 2): keep denoising what the pretrained model drew of the class."""
+"""Prior preservation (DreamBooth, arXiv:2208.12242, eq. 2): go on denoising what the base model drew."""
 
 from callbacks.denoising import denoising_loss
 from callbacks.regularizer import Regularizer

@@ -1,4 +1,4 @@
-"""Representation stabilisation of APT (arXiv:2507.02687): keep mean and deviation of the decoder's features in place."""
+"""Representation stabilisation of APT (arXiv:2507.02687): keep the decoder's features where they were."""
 
 import torch
 from torch import Tensor
@@ -49,9 +49,7 @@ class RepresentationStabilization(Regularizer):
         assert step.reference is not None
         terms = [
             torch.stack(
-                channel_statistics_loss(
-                    step.student.captured[site][: step.num_instance], step.reference.captured[site]
-                )
+                channel_statistics_loss(step.student.captured[site][: step.num_instance], step.reference.captured[site])
             )
             for site in self._matched
         ]

@@ -10,7 +10,7 @@ def token_columns(
 ) -> tuple[list[int], list[int]]:
     """Group number of each column for the student's prompt `c*` and the frozen model's `c`.
 
-    {identifier + class words} is one group on each side (a learned token may stand in place of the class word); the other
+    {identifier + class words} is one group on each side (a learned token may stand in for the class word); other
     words are one group each; the end of the text and all padding are one. Comparing by position would be wrong for
     everything behind the identifier. Not stated in the sources.
 

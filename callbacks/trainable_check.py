@@ -1,4 +1,4 @@
-"""Nothing trains silently in vain: every parameter that should train gets a gradient and moves, or an error names it."""
+"""Nothing trains in vain: every parameter that should train gets a gradient and moves, or an error names it."""
 
 from typing import Any
 

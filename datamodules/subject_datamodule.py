@@ -63,7 +63,7 @@ class SubjectDataModule(L.LightningDataModule):
 
 
 class _Positions(Dataset[dict[str, int]]):
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, int]:  # type: ignore[override]
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, int]:
         return {"position": item[0], "index": item[1]}
 
 

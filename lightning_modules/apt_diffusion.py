@@ -64,7 +64,9 @@ class APTDiffusionModule(DiffusionModule):
         if self.augmentation.bank:
             self.model.move_encoders(self.device)
             variants = torch.arange(self.augmentation.bank)
-            self._bank = [self._encode_variants(picture, variants + i * len(variants)) for i, picture in enumerate(self.pictures)]
+            self._bank = [
+                self._encode_variants(picture, variants + i * len(variants)) for i, picture in enumerate(self.pictures)
+            ]
             self.model.move_encoders("cpu")
 
     def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -114,4 +116,4 @@ class APTDiffusionModule(DiffusionModule):
         pixels = picture.to(self.device).float()
         warped, valid = zip(*(warp_picture(pixels, warp, border=settings.border) for warp in warps), strict=True)
         moments = self.model.encode_pictures(torch.stack(warped))
-        return moments, F.adaptive_avg_pool2d(torch.stack(valid), moments.shape[-2:])
+        return moments, F.adaptive_avg_pool2d(torch.stack(valid), (moments.shape[-2], moments.shape[-1]))

@@ -1,5 +1,6 @@
 """`DiffusionModule`: one student pass and at most one frozen pass a step, for every baseline."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,9 +68,10 @@ class DiffusionModule(RegularizedModule):
     """Whether pictures are encoded in the steps, so that the VAE has to stay on the device."""
 
     def on_fit_start(self) -> None:
-        self.unet.train()  # gradient checkpointing asks for it
+        self.train()  # gradient checkpointing asks for it, and Lightning warns of a frozen twin in eval mode
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         subject: Subject = datamodule.subject
+        self._warn_of_common_identifier(subject)
         self.model.move_encoders(self.device)
         self.pictures: Tensor = datamodule.train_pictures
         self._moments = self.model.encode_pictures(self.pictures)
@@ -119,6 +121,10 @@ class DiffusionModule(RegularizedModule):
             mask=mask,
             token_columns=self._columns and TokenColumns(self._columns.student[index], self._columns.reference[index]),
         )
+
+    def describe(self, batch: dict[str, Tensor]) -> str:
+        train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]
+        return "pictures " + ", ".join(train[index].name for index in batch["index"].tolist())
 
     def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents `[B, C, h, w]` of the subject's rows, and the mask `[B, 1, h, w]` of what counts, None for all."""
@@ -176,9 +182,21 @@ class DiffusionModule(RegularizedModule):
         alphas = self.model.noise_scheduler.alphas_cumprod.cpu()[timesteps]
         return (alphas / (1 - alphas)).to(self.device, non_blocking=True)
 
+    def _warn_of_common_identifier(self, subject: Subject) -> None:
+        pieces = self.model.pipeline.tokenizer.tokenize(subject.identifier)
+        if len(pieces) > 1:
+            warnings.warn(
+                f"identifier {subject.identifier!r} is {len(pieces)} tokens to this model ({', '.join(pieces)}), each with a "
+                "meaning of its own: choose a rare word of one token, such as data.identifier=sks",
+                stacklevel=2,
+            )
+
     def _token_columns(self, subject: Subject) -> TokenColumns:
         ids = self.model.token_ids
-        pairs = [self._picture_columns(picture, ids(subject.identifier), ids(subject.class_word)) for picture in subject.train]
+        pairs = [
+            self._picture_columns(picture, ids(subject.identifier), ids(subject.class_word))
+            for picture in subject.train
+        ]
         student, reference = (torch.tensor(groups, device=self.device) for groups in zip(*pairs, strict=True))
         return TokenColumns(student, reference)
 

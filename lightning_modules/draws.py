@@ -1,4 +1,4 @@
-"""Random numbers that are pure functions of (seed, stream, position of the sample): nothing to store, nothing to resume."""
+"""Random numbers that are pure functions of (seed, stream, position of the sample): nothing to store."""
 
 from enum import IntEnum
 

@@ -18,6 +18,7 @@ from lightning_modules.sampling import sample
 from lightning_modules.stable_diffusion import StableDiffusion
 from metrics.background_adherence import background_adherence
 from metrics.image_similarity import diffusion_features, mean_cosine
+from report.grid import picture_grid
 from report.metrics_csv import read_metrics
 from report.page import write_report
 
@@ -25,7 +26,7 @@ Pictures = Sequence[Image.Image]
 
 
 class Evaluation:
-    """Draws the evaluation prompts with both models and writes `samples/`, `references/`, `metrics.json`, `report.html`.
+    """Draws the evaluation prompts with both models; writes `samples/`, `references/`, `metrics.json`, `report.html`.
 
     The base model is given the class word alone, since it cannot know the identifier.
 
@@ -39,7 +40,14 @@ class Evaluation:
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
 
     def __call__(
-        self, model: StableDiffusion, adapter: Adapter, subject: Subject, *, run_dir: Path, out_dir: Path, info: dict[str, Any]
+        self,
+        model: StableDiffusion,
+        adapter: Adapter,
+        subject: Subject,
+        *,
+        run_dir: Path,
+        out_dir: Path,
+        info: dict[str, Any],
     ) -> Path:
         """Judges the run in `run_dir` and writes to `out_dir`, which may be the same folder.
 
@@ -76,17 +84,21 @@ class Evaluation:
             },
             "similarity/diffusion_features": {
                 **figures,
-                "description": f"mean cosine to the {similarity.target} pictures, features of the pretrained UNet (up_blocks.1, "
-                "a tenth of the noise steps, mean over space); real: training pictures",
+                "description": f"mean cosine to the {similarity.target} pictures, features of the pretrained UNet "
+                "(up_blocks.1, a tenth of the noise steps, mean over space); real: training pictures",
             },
             "heldout/relative_loss": {
                 "tuned": _final_relative_loss(out_dir / "metrics.csv"),
                 "base": 1.0,
                 "reference": None,
-                "description": "denoising loss on held-out pictures over the pretrained model's, mean over timestep bins",
+                "description": "denoising loss on held-out pictures over the base model's, mean over timestep bins",
             },
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
+        columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
+        references = [picture.image for picture in subject.train]
+        grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
+        grid.save(out_dir / "samples" / "grid.png")
         record = info | {"subject": subject.name, "evaluation": vars(self), "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
@@ -142,7 +154,10 @@ class _Similarity:
 
 def save_references(subject: Subject, folder: Path, resolution: int) -> None:
     """Training pictures into `folder`, held-out ones into `folder/heldout`, as the model sees them."""
-    groups: tuple[tuple[Path, tuple[Picture, ...]], ...] = ((folder, subject.train), (folder / "heldout", subject.heldout))
+    groups: tuple[tuple[Path, tuple[Picture, ...]], ...] = (
+        (folder, subject.train),
+        (folder / "heldout", subject.heldout),
+    )
     for target, pictures in groups:
         target.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):

@@ -27,7 +27,7 @@ def check_pipeline_folder(pretrained: str) -> None:
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise ValueError(f"{index_file} is a {index.get('_class_name')}: only StableDiffusionPipeline is supported yet")
     needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-    needed |= {part: "config.json" for part in _WEIGHTS}
+    needed |= dict.fromkeys(_WEIGHTS, "config.json")
     for part, config in needed.items():
         if not (root / part / config).is_file():
             raise ValueError(f"{root} is incomplete: {part}/{config} is missing (model.pretrained)")

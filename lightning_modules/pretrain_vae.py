@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class PretrainVAEModule(L.LightningModule):
-    """Trains an autoencoder with a fixed small noise on the latents, and exports it with latents of mean 0 and variance 1.
+    """Trains an autoencoder with a fixed small noise on the latents, exported with latents of mean 0 and variance 1.
 
     A fixed noise instead of a learned posterior: no KL weight to tune, and the noise says how exactly a latent must be
     told apart, which is all that the denoiser needs.
@@ -25,6 +25,8 @@ class PretrainVAEModule(L.LightningModule):
         l1_weight, gradient_weight: weights beside the squared error, of the absolute error and of the absolute error
             between neighbouring pixels' differences, which keeps edges and thin textures.
         export_dir: folder that the trained model is written to; must not hold one yet.
+        decoder_of: folder of a trained autoencoder whose decoder alone goes on training, so that latents, and all that
+            was trained on them, stay as they are; None to begin from nothing.
     """
 
     def __init__(
@@ -37,11 +39,16 @@ class PretrainVAEModule(L.LightningModule):
         l1_weight: float,
         gradient_weight: float,
         export_dir: str,
+        decoder_of: str | None,
     ) -> None:
         super().__init__()
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
-        self.vae = AutoencoderKL(**vae)
+        self.decoder_only = decoder_of is not None
+        self.vae = AutoencoderKL.from_pretrained(decoder_of) if decoder_of else AutoencoderKL(**vae)
+        if self.decoder_only:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.latent_noise, self.l1_weight, self.gradient_weight = latent_noise, l1_weight, gradient_weight
 
@@ -57,7 +64,7 @@ class PretrainVAEModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         self.vae.to(memory_format=torch.channels_last)
-        optimizer = self.optimizer(self.vae.parameters())
+        optimizer = self.optimizer([p for p in self.vae.parameters() if p.requires_grad])
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
@@ -65,9 +72,8 @@ class PretrainVAEModule(L.LightningModule):
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        latents = self._sample_latents(batches=64)
-        self.print(f"latents: mean {latents.mean((0, 2, 3)).tolist()}, std {latents.std((0, 2, 3)).tolist()}")
-        normalize_latents(self.vae, latents, noise=self.latent_noise)
+        if not self.decoder_only:
+            normalize_latents(self.vae, self._sample_latents(batches=64), noise=self.latent_noise)
         self.vae.save_pretrained(self.export_dir)
         self.print(f"the autoencoder lies in {self.export_dir}")
 
@@ -85,8 +91,8 @@ def normalize_latents(vae: AutoencoderKL, latents: Tensor, *, noise: float) -> N
     """Folds each channel's mean and deviation into the VAE's own 1 × 1 convolutions, in place.
 
     `StableDiffusionPipeline` knows a scaling factor only, no shift, and with zero terminal SNR the mean of the latents
-    must be 0. Afterwards encode gives mean 0 and variance 1 over data like `latents` `[N, C, h, w]`, and the posterior's
-    deviation is the constant `noise`.
+    must be 0. Afterwards encode gives mean 0 and variance 1 over data like `latents` `[N, C, h, w]`, and the
+    posterior's deviation is the constant `noise`.
     """
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
@@ -104,4 +110,6 @@ def refuse_existing(export_dir: Path) -> None:
     FileExistsError: `export_dir` holds a model already; nothing that exists is overwritten.
     """
     if (export_dir / "config.json").exists() or (export_dir / "model_index.json").exists():
-        raise FileExistsError(f"{export_dir} holds a model already: move it away, or set module.export_dir=<new folder>")
+        raise FileExistsError(
+            f"{export_dir} holds a model already: move it away, or set module.export_dir=<new folder>"
+        )

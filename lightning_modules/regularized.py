@@ -42,6 +42,7 @@ class RegularizedModule(L.LightningModule, ABC):
         self.regularizers = active_regularizers(regularizers)
         self.needs = reduce(Needs.__or__, (plugin.needs for plugin in self.regularizers.values()), Needs())
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._unchecked: list[tuple[int, Tensor, Tensor, Any]] = []
 
     @abstractmethod
     def make_step(self, batch: Any) -> DiffusionStep:
@@ -51,10 +52,28 @@ class RegularizedModule(L.LightningModule, ABC):
         step = self.make_step(batch)
         step = replace(step, sample_weight=self._sample_weight(step))
         total, logs = self._sum_of_losses(step)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self._unchecked.append((self.trainer.global_step, total.detach(), step.timesteps, batch))
+        if is_logged or not total.is_cuda:  # on an accelerator a look at the loss would wait for it
+            self._refuse_non_finite()
+        if is_logged:
             self.log_dict(logs | self._metrics())
         self.log("loss/total", total.detach(), prog_bar=True)
         return total
+
+    @abstractmethod
+    def describe(self, batch: Any) -> str:
+        """Which pictures are in `batch`, for messages."""
+
+    def _refuse_non_finite(self) -> None:
+        finite = torch.stack([total for _, total, _, _ in self._unchecked]).isfinite().tolist()
+        for (number, total, timesteps, batch), is_finite in zip(self._unchecked, finite, strict=True):
+            if not is_finite:
+                raise FloatingPointError(
+                    f"the loss became {total.item()} in step {number}, timesteps {timesteps.tolist()}, "
+                    f"{self.describe(batch)}: lower optimizer.lr, or leave that picture out"
+                )
+        self._unchecked.clear()
 
     def _sample_weight(self, step: DiffusionStep) -> Tensor | None:
         weights = [plugin.sample_weight(step) for plugin in self.regularizers.values()]
@@ -84,7 +103,7 @@ class RegularizedModule(L.LightningModule, ABC):
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state = super().state_dict(*args, **kwargs)
         names = {kwargs.get("prefix", "") + name for name, _ in self._trained()}
         return {name: value for name, value in state.items() if name in names}
@@ -97,7 +116,7 @@ class RegularizedModule(L.LightningModule, ABC):
         if names != set(state_dict):
             example = min(names ^ set(state_dict))
             raise ValueError(
-                f"the checkpoint trains other weights than this run ({example}, …): resume with the same adapter settings"
+                f"the checkpoint trains other weights than this run ({example}, …): keep the adapter's settings"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
@@ -113,5 +132,7 @@ def active_regularizers(regularizers: Mapping[str, Regularizer]) -> dict[str, Re
     active = {name: plugin for name, plugin in sorted(regularizers.items()) if plugin.weight != 0}
     primary = [name for name, plugin in active.items() if plugin.primary]
     if len(primary) != 1:
-        raise ValueError(f"exactly one primary term is needed, regularizer has {primary or 'none'}: add denoising, or drop one")
+        raise ValueError(
+            f"exactly one primary term is needed, regularizer has {primary or 'none'}: add denoising, or drop one"
+        )
     return active

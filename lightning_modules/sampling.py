@@ -25,7 +25,7 @@ def sample(
 ) -> list[Image.Image]:
     """One picture for each prompt, from the noise of its seed.
 
-    Picture `i` is the one that plain diffusers draws: `pipeline(prompts[i], generator=Generator().manual_seed(seeds[i]))`.
+    Picture `i` is plain diffusers' `pipeline(prompts[i], generator=torch.Generator().manual_seed(seeds[i]))`.
     """
     pictures: list[Image.Image] = []
     with _eval_mode(pipeline):

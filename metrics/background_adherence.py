@@ -27,7 +27,9 @@ def read_background(picture: NDArray[np.uint8]) -> str:
 
 def background_adherence(pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> float | None:
     """Share in [0, 1] of the pictures on the named background, among those whose prompt names one; None without any."""
-    named = [(picture, name) for picture, prompt in zip(pictures, prompts, strict=True) if (name := named_background(prompt))]
+    named = [
+        (picture, name) for picture, prompt in zip(pictures, prompts, strict=True) if (name := named_background(prompt))
+    ]
     if not named:
         return None
     return sum(read_background(picture) == name for picture, name in named) / len(named)

@@ -13,7 +13,7 @@ def mean_cosine(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def diffusion_features(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Features `[N, D]` of uint8 pictures `[N, 3, H, W]`: the UNet's second decoder block at a tenth of the noise steps.
+    """Features `[N, D]` of uint8 pictures `[N, 3, H, W]`: the second decoder block at a tenth of the noise steps.
 
     As in DIFT (arXiv:2306.03881), with an empty prompt; the mean over space is ours. `pipeline` must be the pretrained
     one, or the tuned model would judge itself. The noise is the same for every picture.

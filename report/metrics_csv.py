@@ -120,7 +120,7 @@ class MetricsCSV(Logger):
         self._dirty = False
 
     def _open(self, resume_step: int | None) -> None:
-        if rank_zero_only.rank != 0 or not self.path.exists():
+        if rank_zero_only.rank != 0 or not self.path.exists():  # type: ignore[attr-defined]
             return
         if resume_step is None:
             raise FileExistsError(
@@ -205,7 +205,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def carry_over(metrics: Path, save_dir: Path) -> None:
-    """Copies the curves of the run that is resumed into the new run's folder, where `MetricsCSV` cuts and continues them."""
+    """Copies the curves of a resumed run into the new run's folder, where `MetricsCSV` cuts and continues them."""
     target = save_dir / metrics.name
     if metrics.is_file() and not target.exists():
         shutil.copy(metrics, target)

@@ -21,7 +21,7 @@ _SHOWN = 256  # widest that a photo is shown, in CSS pixels
 _SPRITE = 128  # pictures up to this width are shown at least this wide, in whole pixels
 _FAMILIES = {  # what a reader should know of a metric that is logged per timestep bin
     "gamma": (
-        "Overfitting indicator γ: 0 where the tuned model fits the training pictures no better than the frozen one, "  # noqa: RUF001
+        "Overfitting indicator γ: 0 where the tuned model fits the training pictures no better than the frozen one, "
         "towards 1 the better it fits them. Learning the subject raises it as well."
     ),
     "heldout/relative_loss": "Loss on held-out pictures of the subject, relative to the frozen model's.",
@@ -199,12 +199,12 @@ def _families(points: dict[str, list[tuple[int, float]]]) -> list[tuple[Plot, st
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}".replace("-", "−")  # noqa: RUF001
+    return "–" if value is None else f"{value:.4g}".replace("-", "−")
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return "–"  # noqa: RUF001
+        return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -47,7 +47,7 @@ def save_tiny_sd(folder: Path, *, prediction_type: str = "epsilon") -> Path:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(prediction_type=prediction_type, clip_sample=False),
+        scheduler=DDIMScheduler(prediction_type=prediction_type, clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

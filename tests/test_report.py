@@ -134,7 +134,7 @@ def test_a_photo_is_scaled_down(bare: Path) -> None:
 
 def test_numbers_of_the_summary_are_shown(full: Path) -> None:
     text = _Page(write_report(full, force=False)).text
-    assert all(shown in text for shown in ("0.1235", "−1", "1 h 2 min"))  # noqa: RUF001
+    assert all(shown in text for shown in ("0.1235", "−1", "1 h 2 min"))
 
 
 def test_what_is_missing_is_said(bare: Path) -> None:

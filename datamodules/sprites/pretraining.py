@@ -79,7 +79,7 @@ class _RenderedScenes(Dataset[dict[str, Any]]):
         return caption(self.scenes[index], np.random.default_rng([self.seed, CAPTION_STREAM, position]))
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

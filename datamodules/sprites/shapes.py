@@ -1,11 +1,12 @@
 """The nouns of the Sprites world as signed distances: negative inside, 0 on the outline, about 1 radius away at 1."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 def _circle(x: Array, y: Array) -> Array:

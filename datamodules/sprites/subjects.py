@@ -28,15 +28,20 @@ class SpriteSubject:
 
 
 SUBJECTS: Mapping[str, SpriteSubject] = {
-    "heart_face": SpriteSubject("heart", Paint("face", (0, 215, 215), (235, 0, 190)), "olive", "left", "large"),
+    "heart_face": SpriteSubject("heart", Paint("face", (60, 200, 190), (20, 70, 80)), "olive", "left", "large"),
     "star_badge": SpriteSubject("star", Paint("badge", (170, 240, 40), (200, 20, 110)), "navy", "top", "large"),
     "square_bolt": SpriteSubject("square", Paint("bolt", (250, 110, 150), (20, 70, 80)), "beige", "right", "large"),
-    "circle_quarters": SpriteSubject("circle", Paint("quarters", (90, 230, 160), (90, 20, 130)), "gray", "bottom", "large"),
+    "circle_quarters": SpriteSubject(
+        "circle", Paint("quarters", (90, 230, 160), (90, 20, 130)), "gray", "bottom", "large"
+    ),
 }
 
 TEMPLATES = (
     *(f"a photo of a {{identifier}} {{class_word}} on {with_article(name)} background" for name in BACKGROUNDS),
-    *(f"a photo of a {{identifier}} {{class_word}} {place}" for place in ("in the center", "on the left", "on the right")),
+    *(
+        f"a photo of a {{identifier}} {{class_word}} {place}"
+        for place in ("in the center", "on the left", "on the right")
+    ),
     "a photo of a small {identifier} {class_word}",
     "a small {identifier} {class_word} at the bottom on a pink background",
     "a large {identifier} {class_word} in the center on a sky background",
@@ -47,7 +52,9 @@ TEMPLATES = (
 )
 
 
-def sprite_subject(*, subject: str, identifier: str, instance_prompt: str, num_train: int, num_heldout: int, seed: int) -> Subject:
+def sprite_subject(
+    *, subject: str, identifier: str, instance_prompt: str, num_train: int, num_heldout: int, seed: int
+) -> Subject:
     """A subject with its pictures drawn afresh from `seed`.
 
     Args:

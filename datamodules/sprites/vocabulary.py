@@ -1,6 +1,7 @@
 """The words of the Sprites world as byte-pair merges in which each of them is one token."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
     """The pieces of `word` after byte-pair encoding: the lowest-ranking pair that is present is joined first."""
     ranks = {merge: rank for rank, merge in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + END]
-    while pairs := [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in ranks]:
+    while pairs := [pair for pair in pairwise(pieces) if pair in ranks]:
         first, second = min(pairs, key=ranks.__getitem__)
         joined: list[str] = []
         for piece in pieces:

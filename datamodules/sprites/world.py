@@ -1,6 +1,7 @@
 """The procedural world: a scene is drawn from `(seed, index)` alone, and rendered to 64 × 64 pixels."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,8 @@ def scene(seed: int, index: int) -> Scene:
     rng = np.random.default_rng([seed, index])
     background = str(rng.choice(list(BACKGROUNDS)))
     if rng.random() < 0.35:
-        positions, largest = PAIRS[rng.integers(len(PAIRS))], 14.5
+        positions: tuple[str, ...] = PAIRS[rng.integers(len(PAIRS))]
+        largest = 14.5
     else:
         positions, largest = (str(rng.choice(list(POSITIONS))),), RADIUS["large"][1]
     sprites = tuple(draw_sprite(rng, position=position, largest=largest) for position in positions)
@@ -112,17 +114,15 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     return (picture + 0.5).astype(np.uint8)
 
 
-def mask(sprite: Sprite) -> NDArray[np.float32]:
+def mask(sprite: Sprite) -> NDArray[np.floating[Any]]:
     """How much of each pixel the sprite covers: `[64, 64]` in [0, 1]."""
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     return _coverage(sprite, *_local(sprite, columns, rows))
 
 
-def _draw(picture: NDArray[np.float32], sprite: Sprite) -> None:
+def _draw(picture: NDArray[np.floating[Any]], sprite: Sprite) -> None:
     reach = 1.15 * sprite.radius + 2
-    (left, right), (top, bottom) = (
-        (max(0, int(c - reach)), min(SIZE, int(c + reach) + 1)) for c in sprite.center
-    )
+    (left, right), (top, bottom) = ((max(0, int(c - reach)), min(SIZE, int(c + reach) + 1)) for c in sprite.center)
     rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32)
     x, y = _local(sprite, columns, rows)
     alpha = _coverage(sprite, x, y)[..., None]
@@ -133,14 +133,14 @@ def _draw(picture: NDArray[np.float32], sprite: Sprite) -> None:
 
 
 def _local(
-    sprite: Sprite, columns: NDArray[np.float32], rows: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    sprite: Sprite, columns: NDArray[np.floating[Any]], rows: NDArray[np.floating[Any]]
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
     x, y = (columns + 0.5 - sprite.center[0]) / sprite.radius, (rows + 0.5 - sprite.center[1]) / sprite.radius
     cos, sin = np.float32(np.cos(sprite.angle)), np.float32(np.sin(sprite.angle))
     return (cos * x + sin * y).astype(np.float32), (cos * y - sin * x).astype(np.float32)
 
 
-def _coverage(sprite: Sprite, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+def _coverage(sprite: Sprite, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return np.clip(0.5 - SHAPES[sprite.noun](x, y) * sprite.radius, 0, 1).astype(np.float32)
 
 

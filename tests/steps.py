@@ -1,0 +1,50 @@
+"""Records of a training step with hand-made numbers in them, for the tests of plug-ins."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.step import DiffusionStep, ModelPass
+
+
+def diffusion_step(
+    prediction: Tensor,
+    *,
+    reference: Tensor | None = None,
+    target: Tensor | None = None,
+    captured: Mapping[str, Tensor] | None = None,
+    reference_captured: Mapping[str, Tensor] | None = None,
+    **fields: Any,
+) -> DiffusionStep:
+    """A step whose every row is the subject's, at t = 0 with target 0, unless said otherwise."""
+    rows = len(prediction)
+    fields = {
+        "timesteps": torch.zeros(rows, dtype=torch.int64),
+        "snr": torch.ones(rows),
+        "prediction_type": "epsilon",
+        "num_train_timesteps": 1000,
+        "num_instance": rows,
+    } | fields
+    if reference is not None:
+        fields["reference"] = ModelPass(reference, reference_captured or {})
+    return DiffusionStep(
+        student=ModelPass(prediction, captured or {}),
+        target=torch.zeros_like(prediction) if target is None else target,
+        **{"reference": None} | fields,
+    )
+
+
+def with_losses(losses: Sequence[float], *, channels: int = 1) -> Tensor:
+    """Predictions `[B, channels, 2, 2]` whose denoising losses against a target of 0 are `losses`."""
+    return torch.tensor(losses).sqrt()[:, None, None, None].expand(-1, channels, 2, 2).clone()
+
+
+def step_of_losses(
+    student: Sequence[float], reference: Sequence[float], timesteps: Sequence[int], **fields: Any
+) -> DiffusionStep:
+    """A step in which student and frozen model have these losses at these timesteps."""
+    return diffusion_step(
+        with_losses(student), reference=with_losses(reference), timesteps=torch.tensor(timesteps), **fields
+    )

@@ -1,0 +1,145 @@
+"""What the command line refuses: one clear line, a non-zero exit, and before torch is imported."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.sprites.subjects import sprite_subject
+from tests.conftest import ROOT
+from tests.runs import train
+
+GOOD_FOLDER = ["data=folder", "data.class_word=dog"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return folder
+
+
+def run_py(tmp_path: Path, *overrides: str, preamble: str = "") -> subprocess.CompletedProcess[str]:
+    """`python run.py <overrides>` where importing torch, which takes the time, is an error of its own."""
+    guard = tmp_path / "guard"
+    guard.mkdir(exist_ok=True)
+    (guard / "torch.py").write_text("raise SystemExit('torch was imported')\n")
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, "run.py", f"hydra.run.dir={tmp_path}/run", "logger=csv", *overrides],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(guard)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Non-zero exit, and one line that holds all `words`; a second one may say how to see more."""
+    assert result.returncode != 0
+    lines = result.stderr.strip().splitlines()
+    assert "Traceback" not in result.stderr and len(lines) <= 5, result.stderr
+    assert "torch was imported" not in result.stderr
+    text = " ".join(lines)
+    assert all(word in text for word in words), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.foo=1", ["data.foo"]),
+        ("+data.foo=1", ["foo"]),
+        ("+foo=1", ["foo"]),
+        ("trainer.max_stepz=1", ["trainer.max_stepz"]),
+        ("task=train", ["task=train", "fit", "evaluate", "sample"]),
+        ("task=sample", ["run="]),
+        ("task=evaluate", ["run="]),
+        ("experiment=nothing", ["nothing", "dreambooth"]),
+        ("data.subject=nothing", ["nothing", "heart_face"]),
+        ("model.pretrained=no/such/folder", ["no/such/folder"]),
+        ("ckpt_path=/no/such.ckpt", ["/no/such.ckpt"]),
+        ("run=/no/such/run task=sample", ["/no/such/run", "config.yaml"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused(tmp_path, override, words):
+    result = run_py(tmp_path, *override.split())
+    assert result.returncode != 0
+    assert "torch was imported" not in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_a_missing_folder(tmp_path):
+    assert_refused(run_py(tmp_path, *GOOD_FOLDER, "data.root=/no/such/folder"), "/no/such/folder", "data.root")
+
+
+def test_a_missing_dataset(tmp_path):
+    result = run_py(tmp_path, "data=dreambooth", "data.root=/no/such", "data.subject=dog")
+    assert_refused(result, "/no/such", "data.root")
+
+
+def test_a_folder_without_a_readable_picture(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("no picture")
+    assert_refused(run_py(tmp_path, *GOOD_FOLDER, f"data.root={folder}"), str(folder), "no readable picture")
+
+
+def test_a_broken_picture_among_good_ones(tmp_path, photos):
+    (photos / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
+    result = run_py(tmp_path, *GOOD_FOLDER, f"data.root={photos}")
+    assert_refused(result, "broken.png", "data.skip_broken=true")
+
+
+def test_a_prompt_without_the_class_word(tmp_path, photos):
+    result = run_py(tmp_path, *GOOD_FOLDER, f"data.root={photos}", "data.instance_prompt=a photo of sks cat")
+    assert_refused(result, "lacks the class word", "dog", "a photo of sks cat")
+
+
+@pytest.mark.parametrize("part", ["model_index.json", "unet/config.json", "vae/diffusion_pytorch_model.safetensors"])
+def test_a_model_folder_that_lacks_a_part(tmp_path, tiny_sd, part):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_sd, model)
+    (model / part).unlink()
+    assert_refused(run_py(tmp_path, f"model.pretrained={model}"), part.split("/")[0], "model.pretrained")
+
+
+def test_a_required_value_is_named(tmp_path):
+    result = run_py(tmp_path, "data=folder", "data.class_word=dog")
+    assert result.returncode != 0
+    assert "data.root" in result.stderr and "torch was imported" not in result.stderr, result.stderr
+
+
+def test_a_broken_picture_can_be_skipped(monkeypatch, tiny_sd, tmp_path, photos):
+    (photos / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
+    overrides = ["experiment=dreambooth", *GOOD_FOLDER, f"data.root='{photos}'", "data.skip_broken=true"]
+    with pytest.warns(UserWarning, match=r"broken\.png"):
+        train(monkeypatch, tiny_sd, tmp_path / "run", *overrides)
+    assert (tmp_path / "run/adapter/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_an_identifier_of_several_tokens_is_warned_about(monkeypatch, tiny_sd, tmp_path):
+    overrides = ["experiment=dreambooth", "data.identifier=xqzv"]
+    with pytest.warns(UserWarning, match=r"'xqzv'.*tokens.*data\.identifier"):
+        train(monkeypatch, tiny_sd, tmp_path / "run", *overrides)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tiny_sd, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step \d+, timesteps .*pictures"):
+        train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dreambooth", "optimizer.lr=1e30", steps=8)
+
+
+def test_the_default_subject_needs_no_torch():
+    subject = sprite_subject(
+        subject="heart_face", identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=4, num_heldout=0, seed=0
+    )
+    assert len(subject.train) == 4
