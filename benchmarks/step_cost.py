@@ -6,6 +6,7 @@ logging of every 10th step and the progress bar's refreshes have their share.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 STEP_BOUND, APT_BOUND = 1.05, 1.10
-NOWHERE = open("/dev/null", "w")
+NOWHERE = open(os.devnull, "w")  # noqa: SIM115  as long as the process
 
 
 def synchronize() -> None:

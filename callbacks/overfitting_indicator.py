@@ -122,6 +122,7 @@ class OverfittingIndicator(Regularizer):
         return {
             "averages": self._averages.tolist(),
             "snapshots": [gamma.tolist() for gamma, _ in self._snapshots],
+            "num_train_timesteps": self._num_train_timesteps,  # asked for bins before the first step is seen
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -131,6 +132,7 @@ class OverfittingIndicator(Regularizer):
                 f"{self.name}.num_bins={self.num_bins}, but the checkpoint has {len(self._averages)}: use that"
             )
         self._snapshots.extend((torch.tensor(gamma), None) for gamma in state_dict["snapshots"])
+        self._num_train_timesteps = state_dict["num_train_timesteps"]
 
     def _bins(self, timesteps: Tensor) -> Tensor:
         return timesteps * self.num_bins // self._num_train_timesteps

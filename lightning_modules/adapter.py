@@ -9,6 +9,7 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
 
@@ -53,15 +54,21 @@ class LoRA(Adapter):
         unet.requires_grad_(False)
         unet.add_adapter(self.config)
         cast_training_params(unet)
+        # Collected once: `unet.disable_adapters` looks for them among all submodules, twice a step.
+        self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         return unet
 
     @contextmanager
     def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
-        unet.disable_adapters()
+        self._enable(False)
         try:
             yield
         finally:
-            unet.enable_adapters()
+            self._enable(True)
+
+    def _enable(self, enabled: bool) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(enabled)
 
     def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
         # Without its metadata a LoRA whose alpha differs from the rank loads with the wrong scale.

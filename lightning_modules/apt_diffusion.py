@@ -65,7 +65,8 @@ class APTDiffusionModule(DiffusionModule):
             self.model.move_encoders(self.device)
             variants = torch.arange(self.augmentation.bank)
             self._bank = [
-                self._encode_variants(picture, variants + i * len(variants)) for i, picture in enumerate(self.pictures)
+                self._encode_variants(picture.expand(len(variants), -1, -1, -1), variants + number * len(variants))
+                for number, picture in enumerate(self.pictures)
             ]
             self.model.move_encoders("cpu")
 
@@ -73,10 +74,10 @@ class APTDiffusionModule(DiffusionModule):
         moments = self._moments[index]
         chosen = self._augmented_rows(positions, timesteps)
         mask = torch.ones_like(moments[:, :1]) if self.augmentation.mask_border else None
-        for row in chosen.nonzero().flatten().tolist():
-            moments[row], valid = self._augmented(positions[row], int(index[row]))
+        if rows := chosen.nonzero().flatten().tolist():
+            moments[rows], valid = self._augmented(positions[rows], index[rows])
             if mask is not None:
-                mask[row] = valid
+                mask[rows] = valid
         self.log("augmentation/share", chosen.float().mean(), batch_size=len(index))
         return self._draw_latents(moments, positions, DrawStream.POSTERIOR), mask
 
@@ -91,18 +92,18 @@ class APTDiffusionModule(DiffusionModule):
         (probability,) = given.values()
         return draws.uniform(self.seed, DrawStream.AUGMENT, positions) < probability
 
-    def _augmented(self, position: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Moments `[2 C, h, w]` and valid mask `[1, h, w]` of one augmented picture."""
+    def _augmented(self, positions: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments `[N, 2 C, h, w]` and valid masks `[N, 1, h, w]` of augmented pictures, encoded in one call."""
         if not self.augmentation.bank:
-            moments, valid = self._encode_variants(self.pictures[index], position[None])
-            return moments[0], valid[0]
-        moments, valid = self._bank[index]
-        variant = int(draws.integers(self.seed, DrawStream.WARP, position[None], self.augmentation.bank))
-        return moments[variant], valid[variant]
+            return self._encode_variants(self.pictures[index], positions)
+        variants = draws.integers(self.seed, DrawStream.WARP, positions, self.augmentation.bank)
+        picked = [(self._bank[i][0][v], self._bank[i][1][v]) for i, v in zip(index, variants, strict=True)]
+        moments, valid = zip(*picked, strict=True)
+        return torch.stack(moments), torch.stack(valid)
 
     @torch.no_grad()
-    def _encode_variants(self, picture: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments `[N, 2 C, h, w]` and masks `[N, 1, h, w]` of uint8 `picture` under the warp of each position."""
+    def _encode_variants(self, pictures: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments `[N, 2 C, h, w]` and masks `[N, 1, h, w]` of uint8 `pictures`, each under its position's warp."""
         settings = self.augmentation
         warps = [
             draw_warp(
@@ -113,7 +114,8 @@ class APTDiffusionModule(DiffusionModule):
             )
             for position in positions.tolist()
         ]
-        pixels = picture.to(self.device).float()
-        warped, valid = zip(*(warp_picture(pixels, warp, border=settings.border) for warp in warps), strict=True)
+        pixels = pictures.to(self.device).float()
+        drawn = [warp_picture(*pair, border=settings.border) for pair in zip(pixels, warps, strict=True)]
+        warped, valid = zip(*drawn, strict=True)
         moments = self.model.encode_pictures(torch.stack(warped))
         return moments, F.adaptive_avg_pool2d(torch.stack(valid), (moments.shape[-2], moments.shape[-1]))

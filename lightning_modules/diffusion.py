@@ -186,8 +186,8 @@ class DiffusionModule(RegularizedModule):
         pieces = self.model.pipeline.tokenizer.tokenize(subject.identifier)
         if len(pieces) > 1:
             warnings.warn(
-                f"identifier {subject.identifier!r} is {len(pieces)} tokens to this model ({', '.join(pieces)}), each with a "
-                "meaning of its own: choose a rare word of one token, such as data.identifier=sks",
+                f"identifier {subject.identifier!r} is {len(pieces)} tokens to this model ({', '.join(pieces)}), each "
+                "with a meaning of its own: choose a rare word of one token, such as data.identifier=sks",
                 stacklevel=2,
             )
 

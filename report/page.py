@@ -24,7 +24,10 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "Overfitting indicator γ: 0 where the tuned model fits the training pictures no better than the frozen one, "
         "towards 1 the better it fits them. Learning the subject raises it as well."
     ),
-    "heldout/relative_loss": "Loss on held-out pictures of the subject, relative to the frozen model's.",
+    "heldout/relative_loss": (
+        "Denoising loss on held-out pictures of the subject over the frozen model's: below 1 the student knows the "
+        "subject better than the prior does, above 1 it knows it worse."
+    ),
 }
 
 

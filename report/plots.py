@@ -104,6 +104,8 @@ def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
             style = {"marker": "o", "linewidth": 1.3} if len(finite) <= _SPARSE else {"linewidth": 1.0}
             steps, values = [step for step, _ in finite], [value for _, value in finite]
             axes.plot(steps, values, color=colours[index], markersize=3, rasterized=heavy, **style)
+        if family.startswith("heldout/relative"):
+            axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)  # as good as the frozen model
         axes.set_xlabel("step")
         axes.locator_params(axis="both", nbins=6)
         scale = ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), ListedColormap(colours))

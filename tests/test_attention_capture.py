@@ -1,4 +1,4 @@
-"""Captured features and maps against an explicit softmax, with LoRA that is not zero; checkpointing and compiling too."""
+"""Captured features and maps against an explicit softmax, with non-zero LoRA; checkpointed and compiled too."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -26,10 +26,16 @@ backends = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("induct
 
 
 @pytest.fixture
-def adapted(tiny_sd: Path) -> UNet2DConditionModel:
-    """A UNet whose LoRA matters; alpha differs from the rank."""
+def adapter() -> LoRA:
+    """Alpha differs from the rank."""
+    return LoRA(rank=RANK, alpha=ALPHA, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+
+
+@pytest.fixture
+def adapted(tiny_sd: Path, adapter: LoRA) -> UNet2DConditionModel:
+    """A UNet whose LoRA matters."""
     unet = UNet2DConditionModel.from_pretrained(tiny_sd / "unet")
-    LoRA(rank=RANK, alpha=ALPHA, target_modules=["to_q", "to_k", "to_v", "to_out.0"]).inject(unet)
+    adapter.inject(unet)
     rng = torch.Generator().manual_seed(1)
     for name, parameter in unet.named_parameters():
         if "lora_B" in name:
@@ -115,7 +121,7 @@ def test_captured_equals_an_explicit_softmax(adapted, inputs, checkpointing):
 
 def test_the_lora_matters(adapted, inputs):
     """Otherwise the comparison above would prove nothing about hooks that miss the adapter."""
-    tuned, capture = {}, Capture(adapted, ("*.to_q", "*.to_k"))
+    capture = Capture(adapted, ("*.to_q", "*.to_k"))
     with capture.recording() as tuned:
         adapted(**inputs)
     adapted.disable_adapters()
@@ -126,13 +132,16 @@ def test_the_lora_matters(adapted, inputs):
 
 @quiet_compiler
 @backends
-def test_captured_equals_an_explicit_softmax_when_compiled(adapted, inputs, backend):
+def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd, adapter, adapted, inputs, backend):
+    """One test, since compiling is what takes the time."""
     expected = explicit(adapted, inputs)
     capture = Capture(adapted, PATTERNS)
     adapted.compile(backend=backend)
+    pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
+    with torch.no_grad(), adapter.disabled(adapted):  # unrecorded: the flag must not be baked into the graph
+        torch.testing.assert_close(adapted(**inputs).sample, pretrained(**inputs).sample, rtol=0, atol=1e-5)
     with torch.no_grad():
-        adapted(**inputs)  # a first call without recording: the flag must not be baked into the graph
-    assert_captured_equals_explicit(adapted, capture, inputs, expected)
+        assert_captured_equals_explicit(adapted, capture, inputs, expected)
 
 
 def plugins(unet: UNet2DConditionModel) -> list[RepresentationStabilization | AttentionAlignment]:
@@ -190,9 +199,8 @@ def test_features_captured_within_a_wrapper_carry_the_same_gradient(adapted, inp
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
 
 
-def test_disabled_adapters_give_exactly_the_pretrained_model(tiny_sd, adapted, inputs):
+def test_disabled_adapters_give_exactly_the_pretrained_model(tiny_sd, adapter, adapted, inputs):
     pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
-    adapter = LoRA(rank=RANK, alpha=ALPHA, target_modules=["to_q"])
     with torch.no_grad():
         expected = pretrained(**inputs).sample
         with adapter.disabled(adapted):
@@ -200,20 +208,8 @@ def test_disabled_adapters_give_exactly_the_pretrained_model(tiny_sd, adapted, i
         assert not torch.allclose(adapted(**inputs).sample, expected, atol=1e-3), "the adapter is back"
 
 
-@quiet_compiler
-@backends
-def test_disabled_adapters_give_the_pretrained_model_when_compiled(tiny_sd, adapted, inputs, backend):
-    pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
-    adapted.compile(backend=backend)
-    adapted(**inputs).sample.sum().backward()
-    adapted.disable_adapters()
-    with torch.no_grad():
-        torch.testing.assert_close(adapted(**inputs).sample, pretrained(**inputs).sample, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_reference_pass_leaves_the_students_gradients_bit_identical(adapted, inputs, checkpointing):
-    adapter = LoRA(rank=RANK, alpha=ALPHA, target_modules=["to_q"])
+def test_the_reference_pass_leaves_the_students_gradients_bit_identical(adapter, adapted, inputs, checkpointing):
     if checkpointing:
         adapted.enable_gradient_checkpointing()
 

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,18 @@ def test_records_outputs_only_while_recording(model):
     torch.testing.assert_close(captured["up.0.attn1"], model.up[0]["attn1"](inside))
     model(outside)
     assert captured["up.2.attn2"] is output
+
+
+def test_keeps_no_output_alive(model):
+    capture = Capture(model, ["up.2.attn2"])
+
+    def is_alive():
+        return weakref.ref(model(torch.zeros(1, 2)))() is not None
+
+    assert not is_alive()
+    with capture.recording():
+        assert is_alive()
+    assert not is_alive()
 
 
 def test_each_recording_stands_for_itself(model):

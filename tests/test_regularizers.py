@@ -22,6 +22,9 @@ class Module(RegularizedModule):
     def make_step(self, batch):
         raise NotImplementedError
 
+    def describe(self, batch):
+        raise NotImplementedError
+
 
 def stabilization(weight):
     return RepresentationStabilization(weight=weight, sites=["up_blocks.*.attn1"])

@@ -54,7 +54,7 @@ def test_rendering_paints_sprites_where_they_are_and_background_elsewhere():
         top = each.sprites[-1]
         if top.paint.pattern == "solid":
             assert (picture[mask(top) == 1] == top.paint.first).all()
-        assert 100 < (covered > 0.5).sum() < 1800
+        assert (covered > 0.5).sum() > 80  # no object is too small to be seen
 
 
 # Captions: what they say is checked against the numbers that are rendered, not against the scene's words.
@@ -62,10 +62,11 @@ def test_rendering_paints_sprites_where_they_are_and_background_elsewhere():
 PHRASE = rf"an? (?:({'|'.join(RADIUS)}) )?(?:({'|'.join(TEXTURES)}) )?(?:({'|'.join(COLORS)}) )?({'|'.join(SHAPES)})"
 GRAMMAR = re.compile(
     rf"(?:a photo of |a picture of |an image of )?{PHRASE}"
-    rf"(?: (?:(?:in|on|at) the (center|middle|left|right|top|bottom)|(and|to the left of|to the right of|above|below) {PHRASE}))?"
+    r"(?: (?:(?:in|on|at) the (center|middle|left|right|top|bottom)|"
+    rf"(and|to the left of|to the right of|above|below) {PHRASE}))?"
     rf"(?: (?:on|with|in front of) an? ({'|'.join(BACKGROUNDS)}) (?:background|wall))?"
 )
-LIES = {  # of centres (x, y)
+LIES = {  # by the object's centre
     "left": lambda x, y: x <= 20 and 30 <= y <= 34,
     "right": lambda x, y: x >= 44 and 30 <= y <= 34,
     "top": lambda x, y: y <= 20 and 30 <= x <= 34,
@@ -150,22 +151,27 @@ def tokenizer():
     return build_tokenizer(max_length=32)
 
 
-@pytest.mark.parametrize(
-    "group", [SHAPES, COLORS, TEXTURES, RADIUS, BACKGROUNDS, IDENTIFIERS, SUBJECTS, TEMPLATES], ids=str
-)
-def test_every_word_is_one_token(tokenizer, group):
-    texts = group
-    if group is SUBJECTS:
-        texts = [spec.noun for spec in SUBJECTS.values()]
-    if group is TEMPLATES:
-        texts = [text.format(identifier="sks", class_word="heart") for text in TEMPLATES]
+TEXTS = {
+    "nouns": SHAPES,
+    "colours": COLORS,
+    "textures": TEXTURES,
+    "sizes": RADIUS,
+    "backgrounds": BACKGROUNDS,
+    "identifiers": IDENTIFIERS,
+    "subjects": [spec.noun for spec in SUBJECTS.values()],
+    "evaluation prompts": [text.format(identifier="sks", class_word="heart") for text in TEMPLATES],
+}
+
+
+@pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS)
+def test_every_word_is_one_token(tokenizer, texts):
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert len(ids) == len(text.split()), text
         assert tokenizer.decode(ids).strip() == text
 
 
-def test_captions_and_only_they_are_free_of_pieces(tokenizer):
+def test_captions_have_no_pieces_and_no_identifiers(tokenizer):
     rng = np.random.default_rng(1)
     for each in SCENES[:200]:
         text = caption(each, rng)
@@ -174,7 +180,7 @@ def test_captions_and_only_they_are_free_of_pieces(tokenizer):
     assert len(tokenizer("elephant", add_special_tokens=False).input_ids) > 1
     ids = tokenizer("a red heart").input_ids
     assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert len(tokenizer(" ".join(IDENTIFIERS)).input_ids) == len(set(tokenizer(" ".join(IDENTIFIERS)).input_ids))
+    assert len(set(tokenizer(" ".join(IDENTIFIERS), add_special_tokens=False).input_ids)) == len(IDENTIFIERS)
 
 
 # Subjects.

@@ -3,9 +3,8 @@ import pytest
 from callbacks.token_columns import token_columns
 
 LENGTH = 10
-IDS = {
-    word: number for number, word in enumerate("a photo of sks dog stuffed animal ohw x <new> on beach cat".split(), 1)
-}
+WORDS = ("a", "photo", "of", "sks", "dog", "stuffed", "animal", "ohw", "x", "<new>", "on", "beach", "cat")
+IDS = {word: number for number, word in enumerate(WORDS, 1)}
 
 
 def ids(text):

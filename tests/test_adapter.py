@@ -1,0 +1,90 @@
+"""Plain diffusers draws with a finished run's adapter what `run.py task=sample` draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+
+import run
+from tests.runs import compose, train
+
+PROMPT, SEED, STEPS, GUIDANCE = "a photo of a sks heart on a pink background", 5, 4, 3.0
+
+
+def array(picture: Image.Image) -> NDArray[np.float64]:
+    return np.asarray(picture) / 255
+
+
+def draw(pipeline: StableDiffusionPipeline) -> NDArray[np.float64]:
+    """What anyone would write with diffusers alone."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(SEED)
+    picture = pipeline(
+        PROMPT, generator=generator, num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=32, width=32
+    ).images[0]
+    return array(picture)
+
+
+def plain_pipeline(tiny_sd: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, requires_safety_checker=False)
+
+
+def sampled(run_dir: Path, out_dir: Path) -> NDArray[np.float64]:
+    """`python run.py task=sample run=<run_dir> prompts=[…]`."""
+    cfg = compose(
+        out_dir, "task=sample", f"run='{run_dir}'", f"prompts=['{PROMPT}']",
+        f"evaluation.seed={SEED}", "evaluation.images_per_prompt=1",
+    )  # fmt: skip
+    run.sample(cfg, out_dir)
+    return array(Image.open(out_dir / "00-0.png"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "adapter"),
+    [
+        ("dreambooth", ["adapter.rank=8"]),
+        ("dreambooth", ["adapter.rank=8", "adapter.alpha=4"]),
+        ("apt_dreambooth", ["adapter.rank=4", "adapter.alpha=16", "adapter.target_modules=[to_q,to_v]"]),
+    ],
+)
+def test_plain_diffusers_draws_the_same_picture(monkeypatch, tiny_sd, tmp_path, experiment, adapter):
+    run_dir = train(
+        monkeypatch,
+        tiny_sd,
+        tmp_path / "run",
+        f"experiment={experiment}",
+        *adapter,
+        "optimizer.lr=5e-2",
+        f"model.num_inference_steps={STEPS}",
+        f"model.guidance_scale={GUIDANCE}",
+    )
+    pipeline = plain_pipeline(tiny_sd)
+    base = draw(pipeline)
+    pipeline.load_lora_weights(run_dir / "adapter")
+    tuned = draw(pipeline)
+    from_run = sampled(run_dir, tmp_path / "sampled")
+    assert np.abs(tuned - from_run).max() < 1e-3
+    assert np.abs(tuned - base).max() > 0.02
+
+
+def test_a_fully_tuned_unet_is_drawn_with_by_plain_diffusers(monkeypatch, tiny_sd, tmp_path):
+    run_dir = train(
+        monkeypatch,
+        tiny_sd,
+        tmp_path / "run",
+        "experiment=dreambooth",
+        "adapter=full",
+        "optimizer.lr=1e-3",
+        f"model.num_inference_steps={STEPS}",
+        f"model.guidance_scale={GUIDANCE}",
+    )
+    pipeline = plain_pipeline(tiny_sd)
+    base = draw(pipeline)
+    pipeline.unet = type(pipeline.unet).from_pretrained(run_dir / "unet")
+    tuned = draw(pipeline)
+    assert np.abs(tuned - sampled(run_dir, tmp_path / "sampled")).max() < 1e-3
+    assert np.abs(tuned - base).max() > 0.02
