@@ -1,5 +1,6 @@
 """`experiment=pretrain_sprites_sd`: text encoder and UNet of the embedded Stable Diffusion, from nothing."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,13 @@ class PretrainSDModule(L.LightningModule):
             requires_safety_checker=False,
         )
         pipeline.to(dtype=torch.float16).save_pretrained(self.export_dir)
+        _load_in_float32(self.export_dir / "text_encoder/config.json")
         self.print(f"the pipeline lies in {self.export_dir}")
+
+
+def _load_in_float32(config: Path) -> None:
+    """Transformers loads in the dtype that the config names, diffusers in float32: they would not fit together."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))
 
 
 def build_tokenizer(*, max_length: int) -> CLIPTokenizer:

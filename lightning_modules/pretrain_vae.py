@@ -25,8 +25,6 @@ class PretrainVAEModule(L.LightningModule):
         l1_weight, gradient_weight: weights beside the squared error, of the absolute error and of the absolute error
             between neighbouring pixels' differences, which keeps edges and thin textures.
         export_dir: folder that the trained model is written to; must not hold one yet.
-        decoder_of: folder of a trained autoencoder whose decoder alone goes on training, so that latents, and all that
-            was trained on them, stay as they are; None to begin from nothing.
     """
 
     def __init__(
@@ -39,16 +37,11 @@ class PretrainVAEModule(L.LightningModule):
         l1_weight: float,
         gradient_weight: float,
         export_dir: str,
-        decoder_of: str | None,
     ) -> None:
         super().__init__()
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
-        self.decoder_only = decoder_of is not None
-        self.vae = AutoencoderKL.from_pretrained(decoder_of) if decoder_of else AutoencoderKL(**vae)
-        if self.decoder_only:
-            self.vae.encoder.requires_grad_(False)
-            self.vae.quant_conv.requires_grad_(False)
+        self.vae = AutoencoderKL(**vae)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.latent_noise, self.l1_weight, self.gradient_weight = latent_noise, l1_weight, gradient_weight
 
@@ -64,7 +57,7 @@ class PretrainVAEModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         self.vae.to(memory_format=torch.channels_last)
-        optimizer = self.optimizer([p for p in self.vae.parameters() if p.requires_grad])
+        optimizer = self.optimizer(self.vae.parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
@@ -72,8 +65,7 @@ class PretrainVAEModule(L.LightningModule):
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        if not self.decoder_only:
-            normalize_latents(self.vae, self._sample_latents(batches=64), noise=self.latent_noise)
+        normalize_latents(self.vae, self._sample_latents(batches=64), noise=self.latent_noise)
         self.vae.save_pretrained(self.export_dir)
         self.print(f"the autoencoder lies in {self.export_dir}")
 
