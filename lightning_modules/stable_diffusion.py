@@ -20,6 +20,7 @@ class StableDiffusion:
         gradient_checkpointing: trade a second decoder pass for memory (non-reentrant).
         compile: run the UNet through torch.compile while training.
         guidance_scale, num_inference_steps: of every picture that is sampled.
+        indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class StableDiffusion:
         compile: bool,
         guidance_scale: float,
         num_inference_steps: int,
+        indicator_scale: float,
     ) -> None:
         check_pipeline_folder(pretrained)
         self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.indicator_scale = indicator_scale
         self.pipeline = StableDiffusionPipeline.from_pretrained(
             pretrained,
             dtype=getattr(torch, dtype),
