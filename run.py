@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,6 +13,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+# lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
+warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
 OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
 
 

@@ -119,6 +119,13 @@ class MetricsCSV(Logger):
             file.truncate()
         self._dirty = False
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Saves; a run too short to log anything leaves a header, so that its folder is complete."""
+        self.save()
+        if not self.path.exists():
+            self.path.write_text(f"{_STEP}\n")
+
     def _open(self, resume_step: int | None) -> None:
         if rank_zero_only.rank != 0 or not self.path.exists():  # type: ignore[attr-defined]
             return

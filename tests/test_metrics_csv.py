@@ -160,3 +160,9 @@ def test_lightning_numbers_rows_and_checkpoints_as_the_cut_assumes(
     whole = _fit(tmp_path / "whole", 14)
     _fit(tmp_path / "stopped", stopped)
     assert _fit(tmp_path / "stopped", 14, resume_step=checkpoint) == whole
+
+
+def test_a_run_too_short_to_log_leaves_a_header(tmp_path: Path) -> None:
+    MetricsCSV(tmp_path).finalize("success")
+    assert (tmp_path / "metrics.csv").read_text() == "step\n"
+    assert read_metrics(tmp_path / "metrics.csv") == {}
