@@ -1,9 +1,9 @@
 """What APT leaves open, measured on a model: `python benchmarks/apt_defaults.py [run.py overrides]`.
 
-Trains plain DreamBooth while APT's parts only look on, and prints, at some steps, the gap `EMA[ℓ_ref] − EMA[ℓ_θ]` of each
-timestep bin and each regulariser's gradient norm at weight 1 over the denoising gradient's, averaged over 16 steps. From
-the last row comes the T that gives γ = 0.9 at the median bin's gap; from step 100 the weights at which a regulariser's
-gradient is a fifth of the denoising gradient.
+Trains plain DreamBooth while APT's parts only look on. Prints, at some steps, the gap `EMA[ℓ_ref] − EMA[ℓ_θ]` of each
+timestep bin, and each regulariser's gradient norm at weight 1 over the denoising gradient's, averaged over 16 steps.
+From the last row comes the T that gives γ = 0.9 at the median bin's gap; from step 100 the weights at which a
+regulariser's gradient is a fifth of the denoising gradient.
 """
 
 import math

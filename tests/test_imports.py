@@ -14,7 +14,7 @@ ALLOWED = {
     "callbacks": {"callbacks"},
     "datamodules": {"datamodules"},
     "metrics": {"metrics", "datamodules"},
-    "lightning_modules": {"lightning_modules", "callbacks", "metrics", "datamodules"},
+    "lightning_modules": {"lightning_modules", "callbacks", "metrics", "datamodules", "report"},
     "report": {"report"},
 }
 PROJECT = {*ALLOWED, "run", "tests", "benchmarks"}
