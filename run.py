@@ -34,6 +34,7 @@ def main(cfg: DictConfig) -> None:
 def fit(cfg: DictConfig, run_dir: Path) -> None:
     """Trains, saves what was trained, judges it."""
     subject = check(cfg)
+    refuse_existing(run_dir, cfg.ckpt_path)
     resume_step = _global_step(cfg.ckpt_path)
 
     import lightning.pytorch as L
@@ -87,7 +88,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
 
     from lightning_modules.sampling import sample_to_folder
 
-    model, adapter = instantiate(run_cfg.model), instantiate(run_cfg.adapter)
+    model, adapter = _load(run_cfg)
     adapter.load(model.pipeline, run_dir)
     settings = cfg.evaluation
     sample_to_folder(
@@ -98,9 +99,14 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
 
 def check(cfg: DictConfig) -> Any:
     """The subject; data, model folder and checkpoint are refused here, before anything slow is imported or loaded."""
-    unknown = set(cfg) - set(_SECTIONS)
-    if unknown:
+    if unknown := set(cfg) - set(_SECTIONS):
         raise ValueError(f"unknown key {min(unknown)!r}: the sections are {', '.join(_SECTIONS)}")
+    nodes = {key: cfg.get(key) for key in _NODES}
+    nodes |= {f"{group}.{key}": node for group in _GROUPS for key, node in (cfg.get(group) or {}).items()}
+    if without := [key for key, node in nodes.items() if node and "_target_" not in node]:
+        raise ValueError(
+            f"{without[0]} has no _target_, so it would do nothing: name a class, or drop it (~{without[0]})"
+        )
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
     subject = instantiate(cfg.data) if cfg.get("data") else None
@@ -111,16 +117,33 @@ def check(cfg: DictConfig) -> Any:
     return subject
 
 
-_SECTIONS = (
-    "name", "task", "seed", "ckpt_path", "run", "prompts", "trainer", "callbacks", "logger", "model", "adapter",
-    "optimizer", "lr_scheduler", "data", "datamodule", "module", "regularizer", "evaluation",
-)  # fmt: skip
+def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
+    """A run is never written over; an unfinished one is continued in place by its own checkpoint and `hydra.run.dir`."""
+    continued = ckpt_path is not None and Path(ckpt_path).resolve().parents[1] == run_dir.resolve()
+    taken = "report.html" if continued else "config.yaml"
+    if (run_dir / taken).exists():
+        raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
+
+
+_NODES = ("module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation")
+_GROUPS = ("callbacks", "logger", "regularizer")
+_SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
 
 
 def _judge(cfg: DictConfig, run_cfg: DictConfig, subject: Any, **where: Any) -> Path:
-    model, adapter = instantiate(run_cfg.model), instantiate(run_cfg.adapter)
+    model, adapter = _load(run_cfg)
     report: Path = instantiate(cfg.evaluation)(model, adapter, subject, **where)
     return report
+
+
+def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
+    """The pretrained pipeline, on the accelerator that the run was trained on, and the adapter to load into it."""
+    import torch
+
+    model = instantiate(run_cfg.model)
+    if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():
+        model.pipeline.to(torch.accelerator.current_accelerator())
+    return model, instantiate(run_cfg.adapter)
 
 
 def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:

@@ -79,6 +79,8 @@ class DiffusionModule(RegularizedModule):
         self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
         self._columns = self._token_columns(subject) if self.needs.token_columns else None
         if self.needs.class_images:
+            if not self.trainer.is_global_zero:
+                self.trainer.strategy.barrier()  # until process 0 has filled the cache
             pictures = class_images(
                 self.model,
                 prompt=subject.class_prompt,
@@ -86,6 +88,8 @@ class DiffusionModule(RegularizedModule):
                 cache_dir=self.class_image_dir,
                 frozen_pipeline=self.frozen_pipeline,
             )
+            if self.trainer.is_global_zero:
+                self.trainer.strategy.barrier()
             self._class_moments = self.model.encode_pictures(pictures)
             self._class_states = self.model.encode_prompts([subject.class_prompt])
         if datamodule.heldout_pictures is not None:
@@ -151,7 +155,7 @@ class DiffusionModule(RegularizedModule):
     ) -> ModelPass:
         with capture.recording() as captured:
             prediction = unet(
-                noisy.to(unet.dtype), timesteps.to(self.device, non_blocking=True), encoder_hidden_states=states
+                noisy.to(unet.dtype), timesteps.to(self.device, non_blocking=True), states.to(unet.dtype)
             ).sample
         return ModelPass(prediction, captured)
 

@@ -65,6 +65,10 @@ class RegularizedModule(L.LightningModule, ABC):
     def describe(self, batch: Any) -> str:
         """Which pictures are in `batch`, for messages."""
 
+    def on_train_end(self) -> None:
+        if self._unchecked:
+            self._refuse_non_finite()
+
     def _refuse_non_finite(self) -> None:
         finite = torch.stack([total for _, total, _, _ in self._unchecked]).isfinite().tolist()
         for (number, total, timesteps, batch), is_finite in zip(self._unchecked, finite, strict=True):
