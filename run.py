@@ -118,7 +118,7 @@ def check(cfg: DictConfig) -> Any:
 
 
 def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
-    """A run is never written over; an unfinished one is continued in place by its own checkpoint and `hydra.run.dir`."""
+    """A run is never written over; an unfinished one goes on in place, by its own checkpoint and `hydra.run.dir`."""
     continued = ckpt_path is not None and Path(ckpt_path).resolve().parents[1] == run_dir.resolve()
     taken = "report.html" if continued else "config.yaml"
     if (run_dir / taken).exists():

@@ -176,7 +176,7 @@ def test_the_pretraining_experiments_export_a_pipeline(tmp_path):
     few += ["datamodule.num_scenes=8", "datamodule.batch_size=2"]
 
     def pretrain(name: str, *overrides: str) -> None:
-        run_dir = tmp_path / f"{name}-run"
+        run_dir = tmp_path / f"{name}-run-{len(list(tmp_path.iterdir()))}"
         run.fit(compose(run_dir, f"experiment=pretrain_sprites_{name}", *few, *overrides), run_dir)
 
     pretrain("vae", "datamodule.num_wild=8", f"module.export_dir='{tmp_path}/vae'")
