@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from diffusers import StableDiffusionPipeline
 
+from conftest import ROOT
 from datamodules.sprites.captions import with_article
 from datamodules.sprites.paint import BACKGROUNDS
 from metrics.background_adherence import background_adherence
