@@ -135,7 +135,7 @@ class PretrainSDModule(L.LightningModule):
 
 def _load_in_float32(config: Path) -> None:
     """Transformers loads in the dtype that the config names, diffusers in float32: they would not fit together."""
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def build_tokenizer(*, max_length: int) -> CLIPTokenizer:
