@@ -10,8 +10,10 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
@@ -25,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.task not in tasks:
             raise ValueError(f"task={cfg.task}: choose one of {', '.join(tasks)}")
         tasks[cfg.task](cfg, Path(HydraConfig.get().runtime.output_dir))
-    except (ValueError, OSError, FloatingPointError, InstantiationException) as error:
+    except (ValueError, OSError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
@@ -34,7 +36,10 @@ def main(cfg: DictConfig) -> None:
 def fit(cfg: DictConfig, run_dir: Path) -> None:
     """Trains, saves what was trained, judges it."""
     subject = check(cfg)
-    refuse_existing(run_dir, cfg.ckpt_path)
+    _refuse_parallel_sweep(cfg)
+    is_first = _is_first_process()
+    if is_first:
+        refuse_existing(run_dir, cfg.ckpt_path)
     resume_step = _global_step(cfg.ckpt_path)
 
     import lightning.pytorch as L
@@ -44,12 +49,13 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
     L.seed_everything(cfg.seed, verbose=False)
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    OmegaConf.save(resolved, run_dir / "config.yaml")
-    write_provenance(run_dir)
+    if is_first:
+        OmegaConf.save(resolved, run_dir / "config.yaml")
+        write_provenance(run_dir)
     module = instantiate(cfg.module)
     datamodule = instantiate(cfg.datamodule, subject=subject) if subject else instantiate(cfg.datamodule)
-    if cfg.ckpt_path:
-        carry_over(Path(cfg.ckpt_path).parents[1] / "metrics.csv", run_dir)
+    if cfg.ckpt_path and is_first:
+        carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
     loggers = [metrics_csv, *(instantiate(cfg.logger) or {}).values()]
     for logger in loggers:
@@ -74,6 +80,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     """Judges a finished run again, with this command line's `evaluation`, into a folder of its own."""
     run_dir, run_cfg = _finished_run(cfg)
+    _override(run_cfg, cfg)
     subject = check(run_cfg)
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
     _say_where(out_dir, _judge(cfg, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
@@ -84,10 +91,12 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     run_dir, run_cfg = _finished_run(cfg)
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
-    check(run_cfg)
+    _override(run_cfg, cfg)
 
+    from lightning_modules.pipeline_folder import check_pipeline_folder
     from lightning_modules.sampling import sample_to_folder
 
+    check_pipeline_folder(run_cfg.model.pretrained)
     model, adapter = _load(run_cfg)
     adapter.load(model.pipeline, run_dir)
     settings = cfg.evaluation
@@ -115,6 +124,19 @@ def check(cfg: DictConfig) -> Any:
 
         check_pipeline_folder(cfg.model.pretrained)
     return subject
+
+
+def _is_first_process() -> bool:
+    """Whether no other process of this run has been here: under DDP the others are started on the same command line."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _refuse_parallel_sweep(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices != 1:
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices} in a sweep: each process would repeat the whole sweep; keep "
+            "trainer.devices=1 and let a launcher run the jobs side by side (hydra/launcher=joblib)"
+        )
 
 
 def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
@@ -159,6 +181,20 @@ def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     return run_dir, run_cfg
 
 
+def _override(run_cfg: DictConfig, cfg: DictConfig) -> None:
+    """Puts this command line's `model.…` and `trainer.accelerator` into a finished run's config.
+
+    Raises:
+        ValueError: another override, which would have no effect on a finished run.
+    """
+    for override in HydraConfig.get().overrides.task:
+        if override.startswith(("model.", "trainer.accelerator=")):
+            key = override.partition("=")[0]
+            OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
+        elif not override.startswith(("task=", "run=", "prompts=", "evaluation.")):
+            raise ValueError(f"{override} has no effect on a finished run: model.…, evaluation.… and prompts have")
+
+
 def _global_step(ckpt_path: str | None) -> int | None:
     if not ckpt_path:
         return None
@@ -182,6 +218,8 @@ def _cause(error: BaseException) -> str:
     """The first cause's message in one line: Hydra wraps what a constructor raises."""
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set: give it on the command line ({error.full_key}=…)"
     return " ".join(str(error).split())
 
 

@@ -38,7 +38,10 @@ class Regularizer(Callback, ABC):
         """Asked once, after adapters were injected: read what is needed off the model (numbers of heads, …)."""
 
     def augmentation_probability(self, timesteps: Tensor) -> Tensor | None:
-        """Chance `[B]` in [0, 1] that a row drawn at `timesteps` `[B]` is augmented; asked before encoding."""
+        """Chance `[B]` in [0, 1] that a row drawn at `timesteps` `[B]` is augmented; asked before encoding.
+
+        Asked once at the start as well: None says that this plug-in never augments.
+        """
         return None
 
     def sample_weight(self, step: DiffusionStep) -> Tensor | None:
@@ -50,5 +53,5 @@ class Regularizer(Callback, ABC):
         return None
 
     def metrics(self) -> dict[str, Any]:
-        """Scalars to log after the step, under `<name>/`."""
+        """Scalars to log after the step, under names that no other plug-in uses; the same in every process."""
         return {}

@@ -25,16 +25,25 @@ class SubjectDataModule(L.LightningDataModule):
         subject: what is learned.
         resolution: pictures are resized on their shorter side and cropped in the centre to this side, in pixels.
         batch_size: pictures of the subject in a batch of one process.
+        val_batch_size: rows in a batch of the held-out loss.
         num_workers: worker processes; the run does not depend on their number.
         num_bins: timestep bins at which the held-out loss is measured.
         seed: decides the order.
     """
 
     def __init__(
-        self, subject: Subject, *, resolution: int, batch_size: int, num_workers: int, num_bins: int, seed: int
+        self,
+        subject: Subject,
+        *,
+        resolution: int,
+        batch_size: int,
+        val_batch_size: int,
+        num_workers: int,
+        num_bins: int,
+        seed: int,
     ) -> None:
         super().__init__()
-        self.subject = subject
+        self.subject, self.val_batch_size = subject, val_batch_size
         self.batch_size, self.num_workers, self.num_bins, self.seed = batch_size, num_workers, num_bins, seed
         self.train_pictures = picture_tensor(subject.train, resolution)
         self.heldout_pictures = picture_tensor(subject.heldout, resolution) if subject.heldout else None
@@ -59,7 +68,7 @@ class SubjectDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Every held-out picture at every timestep bin: batches `{"index": [B], "bin": [B]}`."""
         pairs = [{"index": i, "bin": b} for i in range(len(self.subject.heldout)) for b in range(self.num_bins)]
-        return DataLoader(pairs, batch_size=24) if pairs else []  # type: ignore[arg-type]
+        return DataLoader(pairs, batch_size=self.val_batch_size) if pairs else []  # type: ignore[arg-type]
 
 
 class _Positions(Dataset[dict[str, int]]):

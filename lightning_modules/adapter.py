@@ -89,8 +89,9 @@ class FullFineTuning(Adapter):
     folder = "unet"
 
     def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        twin = deepcopy(unet).requires_grad_(False)
-        unet.float().requires_grad_(True)
+        # Both in float32: the losses of two precisions differ by more than the overfitting that is measured.
+        twin = deepcopy(unet.float()).requires_grad_(False)
+        unet.requires_grad_(True)
         return twin
 
     @contextmanager

@@ -49,19 +49,18 @@ class APTDiffusionModule(DiffusionModule):
     Args:
         augmentation: how to augment.
         **kwargs: see `DiffusionModule`.
-
-    Raises:
-        ValueError: more than one plug-in decides the augmentation.
     """
+
+    augments = True
 
     def __init__(self, *, augmentation: Augmentation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.augmentation = augmentation
-        self.encodes_while_training = not augmentation.bank
+        self.encodes_while_training = self.augmenting is not None and not augmentation.bank
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.augmentation.bank:
+        if self.augmentation.bank and self.augmenting:
             self.model.move_encoders(self.device)
             variants = torch.arange(self.augmentation.bank)
             self._bank = [
@@ -71,25 +70,26 @@ class APTDiffusionModule(DiffusionModule):
             self.model.move_encoders("cpu")
 
     def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
-        moments = self._moments[index]
+        moments = self._moments[self.send(index)]
         chosen = self._augmented_rows(positions, timesteps)
         mask = torch.ones_like(moments[:, :1]) if self.augmentation.mask_border else None
-        if rows := chosen.nonzero().flatten().tolist():
-            moments[rows], valid = self._augmented(positions[rows], index[rows])
+        if chosen.any():
+            augmented, valid = self._augmented(positions[chosen], index[chosen])
+            rows = self.send(chosen.nonzero().flatten())
+            moments[rows] = augmented
             if mask is not None:
                 mask[rows] = valid
-        self.log("augmentation/share", chosen.float().mean(), batch_size=len(index))
+        if self.is_logged_step:
+            share = chosen.float().mean().to(self.device)
+            self.log("augmentation/share", share, batch_size=len(index), sync_dist=True)
         return self._draw_latents(moments, positions, DrawStream.POSTERIOR), mask
 
     def _augmented_rows(self, positions: Tensor, timesteps: Tensor) -> Tensor:
         """Which rows are augmented, bool `[B]` on the CPU."""
-        asked = {name: plugin.augmentation_probability(timesteps) for name, plugin in self.regularizers.items()}
-        given = {name: probability for name, probability in asked.items() if probability is not None}
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both decide the augmentation: switch it off in one of them")
-        if not given:
+        if self.augmenting is None:
             return torch.zeros(len(positions), dtype=torch.bool)
-        (probability,) = given.values()
+        probability = self.augmenting.augmentation_probability(timesteps)
+        assert probability is not None
         return draws.uniform(self.seed, DrawStream.AUGMENT, positions) < probability
 
     def _augmented(self, positions: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +114,9 @@ class APTDiffusionModule(DiffusionModule):
             )
             for position in positions.tolist()
         ]
-        pixels = pictures.to(self.device).float()
-        drawn = [warp_picture(*pair, border=settings.border) for pair in zip(pixels, warps, strict=True)]
-        warped, valid = zip(*drawn, strict=True)
-        moments = self.model.encode_pictures(torch.stack(warped))
+        pixels = self.send(pictures).float()
+        with torch.autocast(self.device.type, enabled=False):  # in bfloat16 the grid would be too coarse
+            drawn = [warp_picture(*pair, border=settings.border) for pair in zip(pixels, warps, strict=True)]
+            warped, valid = zip(*drawn, strict=True)
+            moments = self.model.encode_pictures(torch.stack(warped))
         return moments, F.adaptive_avg_pool2d(torch.stack(valid), (moments.shape[-2], moments.shape[-1]))

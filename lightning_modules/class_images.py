@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -39,11 +40,15 @@ def class_images(
             seeds=missing,
             guidance_scale=model.guidance_scale,
             num_inference_steps=model.num_inference_steps,
+            batch_size=model.inference_batch_size,
             resolution=model.resolution,
             description=f"drawing {len(missing)} class images",
         )
     for number, picture in zip(missing, pictures, strict=True):
-        picture.save(folder / f"{number:04d}.png")
+        path = folder / f"{number:04d}.png"
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        picture.save(unfinished, format="PNG")
+        unfinished.replace(path)  # at once, for other runs that share the cache
     paths = [folder / f"{number:04d}.png" for number in range(count)]
     return torch.stack([square_tensor(Image.open(path).convert("RGB"), model.resolution) for path in paths])
 

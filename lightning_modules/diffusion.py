@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -58,14 +58,34 @@ class DiffusionModule(RegularizedModule):
         self.frozen_unet: UNet2DConditionModel = adapter.inject(self.unet)
         for plugin in self.regularizers.values():
             plugin.attach(self.unet)
+        self.augmenting = self._augmenting_plugin()
         self._capture = Capture(self.unet, self.needs.sites)
         shared = self.frozen_unet is self.unet
         self._frozen_capture = self._capture if shared else Capture(self.frozen_unet, self.needs.sites)
         if model.compile:
             self.unet.compile()
 
+    augments: ClassVar[bool] = False
+    """Whether this module can augment pictures before they are encoded."""
+
     encodes_while_training: bool = False
     """Whether pictures are encoded in the steps, so that the VAE has to stay on the device."""
+
+    def _augmenting_plugin(self) -> Regularizer | None:
+        """Raises:
+        ValueError: more than one plug-in decides the augmentation, or one does and this module cannot augment.
+        """
+        timesteps = torch.zeros(1, dtype=torch.long)
+        found = [p for p in self.regularizers.values() if p.augmentation_probability(timesteps) is not None]
+        names = " and ".join(plugin.name for plugin in found)
+        if len(found) > 1:
+            raise ValueError(f"{names} both decide the augmentation: switch it off in one of them")
+        if found and not self.augments:
+            raise ValueError(
+                f"regularizer.{names} wants to augment, which {type(self).__name__} does not: take "
+                f"module=apt_diffusion, or switch it off (regularizer.{names}.augmentation=false)"
+            )
+        return found[0] if found else None
 
     def on_fit_start(self) -> None:
         self.train()  # gradient checkpointing asks for it, and Lightning warns of a frozen twin in eval mode
@@ -100,19 +120,21 @@ class DiffusionModule(RegularizedModule):
         positions, index = batch["position"], batch["index"]
         timesteps = self._draw_timesteps(positions)
         latents, mask = self.instance_latents(positions, index, timesteps[: len(index)])
-        noise = draws.normal(self.seed, DrawStream.NOISE, positions, tuple(latents.shape[1:])).to(self.device)
-        states = self._student_states[index]
+        noise = self.send(draws.normal(self.seed, DrawStream.NOISE, positions, tuple(latents.shape[1:])))
+        rows = self.send(index)
+        states = self._student_states[rows]
         if self.needs.class_images:
-            rows = self._class_rows(positions, tuple(latents.shape[1:]))
-            latents, noise = torch.cat([latents, rows[0]]), torch.cat([noise, rows[1]])
+            class_latents, class_noise = self._class_rows(positions, tuple(latents.shape[1:]))
+            latents, noise = torch.cat([latents, class_latents]), torch.cat([noise, class_noise])
             states = torch.cat([states, self._class_states.expand(len(positions), -1, -1)])
 
-        noisy, target = self._noisy(latents, noise, timesteps)
-        student = self._forward(self.unet, self._capture, noisy, timesteps, states)
+        on_device = self.send(timesteps)
+        noisy, target = self._noisy(latents, noise, on_device)
+        student = self._forward(self.unet, self._capture, noisy, on_device, states)
         reference = None
         if self.needs.reference:
-            rows_needed = slice(len(index))
-            reference = self.reference_pass(noisy[rows_needed], timesteps[rows_needed], self._reference_states[index])
+            needed = slice(len(index))
+            reference = self.reference_pass(noisy[needed], on_device[needed], self._reference_states[rows])
         return DiffusionStep(
             student=student,
             reference=reference,
@@ -123,8 +145,12 @@ class DiffusionModule(RegularizedModule):
             num_train_timesteps=self.model.num_train_timesteps,
             num_instance=len(index),
             mask=mask,
-            token_columns=self._columns and TokenColumns(self._columns.student[index], self._columns.reference[index]),
+            token_columns=self._columns and TokenColumns(self._columns.student[rows], self._columns.reference[rows]),
         )
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """`tensor` from the CPU to the device, without waiting for it."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def describe(self, batch: dict[str, Tensor]) -> str:
         train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]
@@ -132,7 +158,7 @@ class DiffusionModule(RegularizedModule):
 
     def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents `[B, C, h, w]` of the subject's rows, and the mask `[B, 1, h, w]` of what counts, None for all."""
-        return self._draw_latents(self._moments[index], positions, DrawStream.POSTERIOR), None
+        return self._draw_latents(self._moments[self.send(index)], positions, DrawStream.POSTERIOR), None
 
     @torch.no_grad()
     def reference_pass(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> ModelPass:
@@ -155,7 +181,7 @@ class DiffusionModule(RegularizedModule):
     ) -> ModelPass:
         dtype = unet.conv_in.weight.dtype  # `unet.dtype` walks through all parameters, 2 % of a small model's step
         with capture.recording() as captured:
-            prediction = unet(noisy.to(dtype), timesteps.to(self.device, non_blocking=True), states.to(dtype)).sample
+            prediction = unet(noisy.to(dtype), timesteps, states.to(dtype)).sample
         return ModelPass(prediction, captured)
 
     def _draw_timesteps(self, positions: Tensor) -> Tensor:
@@ -165,14 +191,15 @@ class DiffusionModule(RegularizedModule):
 
     def _draw_latents(self, moments: Tensor, positions: Tensor, stream: DrawStream) -> Tensor:
         shape = (moments.shape[1] // 2, *moments.shape[2:])
-        return self.model.latents(moments, draws.normal(self.seed, stream, positions, shape).to(self.device))
+        return self.model.latents(moments, self.send(draws.normal(self.seed, stream, positions, shape)))
 
     def _class_rows(self, positions: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Latents and noise of one class image for each position."""
         count = len(self._class_moments)
         index = [int(epoch_order(self.seed + 1, p // count, count)[p % count]) for p in positions.tolist()]
-        latents = self._draw_latents(self._class_moments[index], positions, DrawStream.CLASS_POSTERIOR)
-        return latents, draws.normal(self.seed, DrawStream.CLASS_NOISE, positions, shape).to(self.device)
+        moments = self._class_moments[self.send(torch.tensor(index))]
+        latents = self._draw_latents(moments, positions, DrawStream.CLASS_POSTERIOR)
+        return latents, self.send(draws.normal(self.seed, DrawStream.CLASS_NOISE, positions, shape))
 
     def _noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         scheduler = self.model.noise_scheduler
@@ -182,8 +209,8 @@ class DiffusionModule(RegularizedModule):
         return noisy, scheduler.get_velocity(latents, noise, timesteps)
 
     def _snr(self, timesteps: Tensor) -> Tensor:
-        alphas = self.model.noise_scheduler.alphas_cumprod.cpu()[timesteps]
-        return (alphas / (1 - alphas)).to(self.device, non_blocking=True)
+        alphas = self.model.alphas_cumprod[timesteps]
+        return self.send(alphas / (1 - alphas))
 
     def _warn_of_common_identifier(self, subject: Subject) -> None:
         pieces = self.model.pipeline.tokenizer.tokenize(subject.identifier)
@@ -228,16 +255,17 @@ class DiffusionModule(RegularizedModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         index, bins = batch["index"], batch["bin"]
-        moments = self._heldout_moments[index]
+        rows = self.send(index)
+        moments = self._heldout_moments[rows]
         latents = self.model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
         positions = index * self._num_bins + bins
-        noise = draws.normal(self.seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:])).to(self.device)
-        timesteps = (2 * bins + 1) * self.model.num_train_timesteps // (2 * self._num_bins)
+        noise = self.send(draws.normal(self.seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:])))
+        timesteps = self.send((2 * bins + 1) * self.model.num_train_timesteps // (2 * self._num_bins))
         noisy, target = self._noisy(latents, noise, timesteps)
-        student = self._forward(self.unet, self._capture, noisy, timesteps, self._heldout_student_states[index])
-        reference = self.reference_pass(noisy, timesteps, self._heldout_reference_states[index])
+        student = self._forward(self.unet, self._capture, noisy, timesteps, self._heldout_student_states[rows])
+        reference = self.reference_pass(noisy, timesteps, self._heldout_reference_states[rows])
         losses = [denoising_loss(each.prediction, target) for each in (student, reference)]
-        self._heldout_sums.index_add_(0, bins.to(self.device), torch.stack(losses, dim=1))
+        self._heldout_sums.index_add_(0, self.send(bins), torch.stack(losses, dim=1))
 
     def on_validation_epoch_end(self) -> None:
         """Logs `ℓ_θ / ℓ_ref` of each bin: below 1 the student knows the subject better than the prior does."""

@@ -111,6 +111,7 @@ class Evaluation:
             seeds=[self.seed + number % self.images_per_prompt for number in range(len(repeated))],
             guidance_scale=model.guidance_scale,
             num_inference_steps=model.num_inference_steps,
+            batch_size=model.inference_batch_size,
             resolution=model.resolution,
             description=description,
         )
@@ -149,7 +150,7 @@ class _Similarity:
 
     def _features(self, pictures: Tensor) -> Tensor:
         with self.model.pretrained_pipeline() as pipeline:
-            return diffusion_features(pipeline, pictures)
+            return diffusion_features(pipeline, pictures, batch_size=self.model.inference_batch_size)
 
 
 def save_references(subject: Subject, folder: Path, resolution: int) -> None:

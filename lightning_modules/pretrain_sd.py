@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from callbacks.min_snr import min_snr_weight
 from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.vocabulary import byte_pair_vocabulary, world_words
 from lightning_modules.pretrain_vae import refuse_existing
@@ -38,7 +39,7 @@ class PretrainSDModule(L.LightningModule):
         unet, text_encoder, scheduler: arguments of the published classes.
         optimizer: partial of a torch optimiser over parameters.
         lr_scheduler: partial of a torch scheduler over an optimiser.
-        snr_gamma: min-SNR-γ, `min(SNR, γ) / (SNR + 1)` for v-prediction (arXiv:2303.09556).
+        snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556).
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
         seed: of timesteps, noise and dropout.
@@ -81,10 +82,10 @@ class PretrainSDModule(L.LightningModule):
     @torch.no_grad()
     def on_fit_start(self) -> None:
         pictures = self.trainer.datamodule.dataset.pictures  # type: ignore[attr-defined]
-        encoder = self._vae[0].encode
+        encoder = self._vae[0].to(self.device).encode
         self.latents = torch.cat(
             [
-                encoder(to_pixel_values(chunk)).latent_dist.mean.half()
+                encoder(to_pixel_values(chunk).to(self.device)).latent_dist.mean.half()
                 for chunk in track(np.array_split(pictures, len(pictures) // 250 + 1), "encoding the world")
             ]
         )
@@ -92,12 +93,13 @@ class PretrainSDModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         latents = self.latents[batch["index"]].float()
         rng = np.random.default_rng([self.seed, NOISE_STREAM, int(batch["position"][0])])
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32)).to(self.device)
         timesteps = torch.from_numpy(rng.integers(0, self.noise_scheduler.config.num_train_timesteps, len(latents)))
+        timesteps = timesteps.to(self.device)
         dropped = rng.random(len(latents)) < self.caption_dropout
         captions = ["" if drop else text for drop, text in zip(dropped, batch["captions"], strict=True)]
 
-        states = self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state
+        states = self.text_encoder(tokenize(self.tokenizer, captions).to(self.device)).last_hidden_state
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=states).sample.float()
@@ -105,7 +107,8 @@ class PretrainSDModule(L.LightningModule):
 
         alphas = self.noise_scheduler.alphas_cumprod[timesteps]
         snr = alphas / (1 - alphas)
-        loss = (error * snr.clamp(max=self.snr_gamma) / (snr + 1)).mean()
+        prediction_type = self.noise_scheduler.config.prediction_type
+        loss = (error * min_snr_weight(snr, gamma=self.snr_gamma, prediction_type=prediction_type)).mean()
         self.log("loss/denoising", error.mean(), prog_bar=True)
         return loss
 

@@ -71,7 +71,7 @@ class PretrainVAEModule(L.LightningModule):
 
     def _sample_latents(self, *, batches: int) -> Tensor:
         loader = self.trainer.datamodule.loader(start=0, batches=batches)  # type: ignore[attr-defined]
-        return torch.cat([self.vae.encode(batch["pixel_values"]).latent_dist.mean for batch in loader])
+        return torch.cat([self.vae.encode(batch["pixel_values"].to(self.device)).latent_dist.mean for batch in loader])
 
 
 def gradient_difference(error: Tensor) -> Tensor:

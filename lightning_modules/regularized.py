@@ -50,16 +50,25 @@ class RegularizedModule(L.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         step = self.make_step(batch)
-        step = replace(step, sample_weight=self._sample_weight(step))
-        total, logs = self._sum_of_losses(step)
-        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        with torch.autocast(self.device.type, enabled=False):  # the plug-ins' maths is float32
+            step = replace(step, sample_weight=self._sample_weight(step))
+            total, logs = self._sum_of_losses(step)
+        is_logged = self.is_logged_step
         self._unchecked.append((self.trainer.global_step, total.detach(), step.timesteps, batch))
         if is_logged or not total.is_cuda:  # on an accelerator a look at the loss would wait for it
             self._refuse_non_finite()
         if is_logged:
-            self.log_dict(logs | self._metrics())
-        self.log("loss/total", total.detach(), prog_bar=True)
+            self.log_dict(logs, sync_dist=True)
+            self.log_dict(self._metrics())
+            # Not in every step: the progress bar would read it back, and wait for the accelerator.
+            self.log("loss/total", total.detach(), prog_bar=True, sync_dist=True)
         return total
+
+    @property
+    def is_logged_step(self) -> bool:
+        """Whether the current step goes into the logs: only then is anything read back or reduced over processes."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.trainer.global_step + 1) % every == 0
 
     @abstractmethod
     def describe(self, batch: Any) -> str:
@@ -95,7 +104,15 @@ class RegularizedModule(L.LightningModule, ABC):
         return total, logs
 
     def _metrics(self) -> dict[str, Any]:
-        return {key: value for plugin in self.regularizers.values() for key, value in plugin.metrics().items()}
+        merged: dict[str, Any] = {}
+        for name, plugin in self.regularizers.items():
+            metrics = plugin.metrics()
+            if twice := merged.keys() & metrics.keys():
+                raise ValueError(
+                    f"regularizer.{name} logs {min(twice)}, as another plug-in does: leave one of them out"
+                )
+            merged |= metrics
+        return merged
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([parameter for _, parameter in self._trained()])

@@ -19,7 +19,7 @@ def sample(
     seeds: Sequence[int],
     guidance_scale: float,
     num_inference_steps: int,
-    batch_size: int = 8,
+    batch_size: int,
     resolution: int,
     description: str,
 ) -> list[Image.Image]:
@@ -62,6 +62,7 @@ def sample_to_folder(
         seeds=[seed + copy for _ in prompts for copy in range(images_per_prompt)],
         guidance_scale=model.guidance_scale,
         num_inference_steps=model.num_inference_steps,
+        batch_size=model.inference_batch_size,
         resolution=model.resolution,
         description="drawing",
     )

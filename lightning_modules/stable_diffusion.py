@@ -19,6 +19,7 @@ class StableDiffusion:
         dtype: of the frozen weights, "float32" or "bfloat16".
         gradient_checkpointing: trade a second decoder pass for memory (non-reentrant).
         compile: run the UNet through torch.compile while training.
+        inference_batch_size: pictures that are encoded, sampled or looked at in one call; guidance doubles the rows.
         guidance_scale, num_inference_steps: of every picture that is sampled.
         indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
     """
@@ -31,12 +32,14 @@ class StableDiffusion:
         dtype: str,
         gradient_checkpointing: bool,
         compile: bool,
+        inference_batch_size: int,
         guidance_scale: float,
         num_inference_steps: int,
         indicator_scale: float,
     ) -> None:
         check_pipeline_folder(pretrained)
         self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
+        self.inference_batch_size = inference_batch_size
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self.indicator_scale = indicator_scale
         self.pipeline = StableDiffusionPipeline.from_pretrained(
@@ -55,6 +58,7 @@ class StableDiffusion:
         if resolution % self.pipeline.vae_scale_factor:
             raise ValueError(f"model.resolution={resolution} is no multiple of {self.pipeline.vae_scale_factor}")
         self.noise_scheduler = DDPMScheduler.from_config(self.pipeline.scheduler.config)
+        self.alphas_cumprod = self.noise_scheduler.alphas_cumprod.clone()  # stays on the CPU; the scheduler's own moves
         self.prediction_type: str = self.noise_scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"{pretrained} predicts {self.prediction_type!r}: epsilon and v_prediction are supported")
@@ -67,8 +71,13 @@ class StableDiffusion:
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """Moments of the VAE's posterior, float32 `[N, 2 C, h, w]`, of uint8 pictures `[N, 3, H, W]`."""
         vae = self.pipeline.vae
-        pixels = pictures.to(vae.device, vae.dtype).div(127.5).sub(1)
-        return torch.cat([vae.encode(chunk).latent_dist.parameters.float() for chunk in pixels.split(8)])
+        moments = []
+        for chunk in pictures.split(
+            self.inference_batch_size
+        ):  # moved chunk by chunk: hundreds of large class images would not fit
+            pixels = chunk.to(vae.device, vae.dtype, non_blocking=True).div(127.5).sub(1)
+            moments.append(vae.encode(pixels).latent_dist.parameters.float())
+        return torch.cat(moments)
 
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """A draw from the posterior `moments` `[B, 2 C, h, w]` by `noise` `[B, C, h, w]`, in the UNet's scale."""
@@ -78,7 +87,15 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Hidden states of the text encoder, `[N, tokens, D]`."""
+        """Hidden states of the text encoder, `[N, tokens, D]`.
+
+        Raises:
+            ValueError: a prompt is longer than the text encoder reads; the pipeline would cut it off.
+        """
+        longest = self.pipeline.tokenizer.model_max_length - 2
+        for prompt in prompts:
+            if (length := len(self.token_ids(prompt))) > longest:
+                raise ValueError(f"prompt {prompt!r} has {length} tokens, {longest} are read: shorten that caption")
         encoder = self.pipeline.text_encoder
         mask = None
         tokens = self.pipeline.tokenizer(

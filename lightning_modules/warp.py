@@ -50,7 +50,7 @@ def warp_picture(picture: Tensor, warp: Warp, *, border: str) -> tuple[Tensor, T
     cos, sin = np.cos(radians) * warp.zoom, np.sin(radians) * warp.zoom
     x, y = warp.shift
     matrix = [[cos, sin, -cos * x - sin * y], [-sin, cos, sin * x - cos * y]]
-    theta = torch.tensor([matrix], dtype=picture.dtype, device=picture.device)
+    theta = torch.tensor([matrix], dtype=picture.dtype).to(picture.device, non_blocking=True)
     grid = F.affine_grid(theta, [1, 1, height, width], align_corners=False)
     padding = "reflection" if border == "reflect" else "zeros"
     warped = F.grid_sample(small[None], grid, padding_mode=padding, align_corners=False)[0]

@@ -12,7 +12,7 @@ def mean_cosine(first: Tensor, second: Tensor) -> float:
 
 
 @torch.no_grad()
-def diffusion_features(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
+def diffusion_features(pipeline: StableDiffusionPipeline, pictures: Tensor, *, batch_size: int) -> Tensor:
     """Features `[N, D]` of uint8 pictures `[N, 3, H, W]`: the second decoder block at a tenth of the noise steps.
 
     As in DIFT (arXiv:2306.03881), with an empty prompt; the mean over space is ours. `pipeline` must be the pretrained
@@ -25,7 +25,7 @@ def diffusion_features(pipeline: StableDiffusionPipeline, pictures: Tensor) -> T
     features: list[Tensor] = []
     hook = unet.up_blocks[1].register_forward_hook(lambda module, args, output: features.append(output.mean((2, 3))))
     try:
-        for chunk in pictures.split(8):
+        for chunk in pictures.split(batch_size):
             latents = vae.encode(chunk.to(vae.device, vae.dtype).div(127.5).sub(1)).latent_dist.mean
             latents = latents * vae.config.scaling_factor
             noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0)).to(latents)
