@@ -35,8 +35,8 @@ def main(cfg: DictConfig) -> None:
 
 def fit(cfg: DictConfig, run_dir: Path) -> None:
     """Trains, saves what was trained, judges it."""
-    subject = check(cfg)
     _refuse_parallel_sweep(cfg)
+    subject = check(cfg)
     is_first = _is_first_process()
     if is_first:
         refuse_existing(run_dir, cfg.ckpt_path)

@@ -88,3 +88,16 @@ def test_a_fully_tuned_unet_is_drawn_with_by_plain_diffusers(monkeypatch, tiny_s
     tuned = draw(pipeline)
     assert np.abs(tuned - sampled(run_dir, tmp_path / "sampled")).max() < 1e-3
     assert np.abs(tuned - base).max() > 0.02
+
+
+def test_sampling_takes_model_settings_and_refuses_what_has_no_effect(monkeypatch, tiny_sd, tmp_path):
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dreambooth", "optimizer.lr=5e-2")
+    command = ["task=sample", f"run='{run_dir}'", f"prompts=['{PROMPT}']", "evaluation.images_per_prompt=1"]
+    pictures = []
+    for number, scale in enumerate((1.0, 9.0)):
+        out_dir = tmp_path / str(number)
+        run.sample(compose(out_dir, *command, f"model.guidance_scale={scale}"), out_dir)
+        pictures.append(array(Image.open(out_dir / "00-0.png")))
+    assert np.abs(pictures[0] - pictures[1]).max() > 0.02
+    with pytest.raises(ValueError, match=r"optimizer\.lr=1.* has no effect"):
+        run.sample(compose(tmp_path / "refused", *command, "optimizer.lr=1"), tmp_path / "refused")

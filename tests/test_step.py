@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch.nn import functional as F
 
+from callbacks import attention_alignment
 from tests.runs import adapter_weights, same, train
 
 STEPS = 3
@@ -127,3 +129,23 @@ def test_two_runs_of_one_seed_are_one_run_and_another_seed_is_another(monkeypatc
     ]
     assert same(adapters[0], adapters[1])
     assert not same(adapters[0], adapters[2])
+
+
+def test_under_mixed_precision_the_plugins_and_the_warp_compute_in_float32(monkeypatch, tiny_sd, tmp_path):
+    dtypes = []
+    original_loss, original_warp = attention_alignment.attention_alignment_loss, F.affine_grid
+
+    def loss(student, reference, **kwargs):
+        dtypes.append(("maps", student.dtype))
+        return original_loss(student, reference, **kwargs)
+
+    def affine_grid(*args, **kwargs):
+        grid = original_warp(*args, **kwargs)
+        dtypes.append(("grid", grid.dtype))
+        return grid
+
+    monkeypatch.setattr(attention_alignment, "attention_alignment_loss", loss)
+    monkeypatch.setattr(F, "affine_grid", affine_grid)
+    always = "regularizer.overfitting_indicator.scale=1e6"
+    train(monkeypatch, tiny_sd, tmp_path / "run", "+trainer.precision=bf16-mixed", always, "optimizer.lr=1e-2", steps=8)
+    assert set(dtypes) == {("maps", torch.float32), ("grid", torch.float32)}

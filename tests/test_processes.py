@@ -1,0 +1,55 @@
+"""Runs in processes of their own: a sweep, and two processes of one run, which give what one process gives."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from report.metrics_csv import read_metrics
+from tests.conftest import ROOT
+from tests.runs import adapter_weights, cheap
+
+
+def run_py(*overrides: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_two_processes_are_one(tiny_sd, tmp_path):
+    for name, *overrides in (
+        ("one", "datamodule.batch_size=4"),
+        ("two", "datamodule.batch_size=2", "trainer.devices=2", "+trainer.strategy=ddp"),
+    ):
+        run_dir = tmp_path / name
+        run_py(*cheap(tiny_sd, run_dir), f"hydra.run.dir={run_dir}", "trainer.val_check_interval=4", *overrides)
+    one, two = (adapter_weights(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-5, rtol=1e-3)
+    curves = [read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two")]
+    for name in ("loss/total", "augmentation/share", "gamma/bin_05", "heldout/relative_loss/bin_05"):
+        expected, found = (dict(each[name]) for each in curves)
+        assert found == pytest.approx(expected, abs=1e-3), name
+
+
+def test_a_sweep_gives_each_job_a_folder(tiny_sd, tmp_path):
+    weights = "regularizer.attention_alignment.weight=0,1"
+    run_py("-m", *cheap(tiny_sd, tmp_path / "x", steps=2), weights, f"hydra.sweep.dir={tmp_path}/sweep")
+    without, with_term = (read_metrics(tmp_path / f"sweep/{job}/metrics.csv") for job in (0, 1))
+    assert "loss/attention_alignment" not in without and "loss/attention_alignment" in with_term
+
+
+def test_the_sweep_folder_is_named_after_the_experiment(tmp_path: Path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "-m", "trainer.devices=2", "seed=0,1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode != 0 and "trainer.devices=2 in a sweep" in result.stderr, result.stderr[-2000:]
+    assert list(tmp_path.glob("runs/apt_dreambooth/multirun/*/0"))
