@@ -101,7 +101,7 @@ def refuse_existing(export_dir: Path) -> None:
     """Raises:
     FileExistsError: `export_dir` holds a model already; nothing that exists is overwritten.
     """
-    if (export_dir / "config.json").exists() or (export_dir / "model_index.json").exists():
+    if any((export_dir / name).exists() for name in ("config.json", "model_index.json", "open_clip_config.json")):
         raise FileExistsError(
             f"{export_dir} holds a model already: move it away, or set module.export_dir=<new folder>"
         )

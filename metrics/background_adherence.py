@@ -1,20 +1,12 @@
 """Background adherence: whether a picture of the Sprites world stands on the background that its prompt names."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.sprites.attributes import named_background
 from datamodules.sprites.paint import BACKGROUNDS
-
-_NAMED = re.compile(rf"\ban? ({'|'.join(BACKGROUNDS)}) (?:background|wall)\b")
-
-
-def named_background(prompt: str) -> str | None:
-    """The background that `prompt` names, if it names one of the world's."""
-    match = _NAMED.search(prompt)
-    return match[1] if match else None
 
 
 def read_background(picture: NDArray[np.uint8]) -> str:

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import pytest
-from diffusers import StableDiffusionPipeline
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -169,23 +168,6 @@ def test_apt_ablates(monkeypatch, tiny_sd, tmp_path, ablation):
         assert augmented == 0
     elif SURE in overrides:
         assert augmented > 0
-
-
-def test_the_pretraining_experiments_export_a_pipeline(tmp_path):
-    few = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu"]
-    few += ["datamodule.num_scenes=8", "datamodule.batch_size=2"]
-
-    def pretrain(name: str, *overrides: str) -> None:
-        run_dir = tmp_path / f"{name}-run-{len(list(tmp_path.iterdir()))}"
-        run.fit(compose(run_dir, f"experiment=pretrain_sprites_{name}", *few, *overrides), run_dir)
-
-    pretrain("vae", "datamodule.num_wild=8", f"module.export_dir='{tmp_path}/vae'")
-    sizes = ["module.unet.block_out_channels=[16,16,16]", "module.text_encoder.num_hidden_layers=1"]
-    pretrain("sd", f"module.vae='{tmp_path}/vae'", f"module.export_dir='{tmp_path}/sd'", *sizes)
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
-    assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
-    with pytest.raises(Exception, match="holds a model already"):
-        pretrain("vae", "datamodule.num_wild=8", f"module.export_dir='{tmp_path}/vae'")
 
 
 @needs_photos

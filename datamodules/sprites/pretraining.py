@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sprites.captions import caption
-from datamodules.sprites.world import SIZE, Scene, render, scene, wild_scene
+from datamodules.sprites.world import SIZE, Scene, render, repainted_scene, scene, wild_scene
 from datamodules.stream import Stream, StreamLoader
 
 CAPTION_STREAM, CROP_STREAM = 11, 12
@@ -23,22 +23,25 @@ class SpritesDataModule(L.LightningDataModule):
     Args:
         num_scenes: scenes of the world, rendered once (12 KiB each).
         num_wild: scenes of any colours and patterns, without captions, for the VAE.
+        num_repainted: scenes of the world in any paint, for the judge.
         crop: side of the random crop in pixels; the whole picture at 64.
         batch_size: pictures a batch.
         seed: decides the scenes, their order, the crops and the captions' wording.
     """
 
-    def __init__(self, *, num_scenes: int, num_wild: int, crop: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, *, num_scenes: int, num_wild: int, num_repainted: int, crop: int, batch_size: int, seed: int
+    ) -> None:
         super().__init__()
-        self.num_scenes, self.num_wild, self.crop, self.batch_size, self.seed = (
-            num_scenes, num_wild, crop, batch_size, seed,
-        )  # fmt: skip
+        self.num_scenes, self.num_wild, self.num_repainted = num_scenes, num_wild, num_repainted
+        self.crop, self.batch_size, self.seed = crop, batch_size, seed
 
     def setup(self, stage: str) -> None:
         if hasattr(self, "dataset"):
             return
         scenes = [scene(self.seed, index) for index in range(self.num_scenes)]
         scenes += [wild_scene(self.seed, index) for index in range(self.num_wild)]
+        scenes += [repainted_scene(self.seed, index) for index in range(self.num_repainted)]
         self.dataset = _RenderedScenes(scenes, crop=self.crop, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -91,6 +91,24 @@ def draw_sprite(
     )
 
 
+def repainted_scene(seed: int, index: int) -> Scene:
+    """A scene of the world in which a sprite may wear any paint and stands a little off its place, for the judge.
+
+    Samples of a model are less exact than the world, and a subject's paint has no word.
+    """
+    rng = np.random.default_rng([seed, index, 2])
+    original = scene(seed, index)
+    sprites = []
+    for sprite in original.sprites:
+        x, y = sprite.center
+        sprite = replace(sprite, center=(x + rng.uniform(-2.5, 2.5), y + rng.uniform(-2.5, 2.5)))
+        if rng.random() < 0.4:
+            paint = Paint(str(rng.choice(list(PATTERNS))), _any_color(rng), _any_color(rng))
+            sprite = replace(sprite, color="", paint=paint)
+        sprites.append(sprite)
+    return replace(original, sprites=tuple(sprites))
+
+
 def wild_scene(seed: int, index: int) -> Scene:
     """A scene without words: any colours, any pattern, any place. It teaches the VAE what captions never name."""
     rng = np.random.default_rng([seed, index, 1])

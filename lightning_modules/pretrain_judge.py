@@ -1,0 +1,90 @@
+"""`experiment=pretrain_sprites_judge`: the classifier that reads nouns, colours, textures and sizes off a picture."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
+from lightning_modules.pretrain_vae import refuse_existing
+from metrics.sprites_judge import SpritesJudge
+
+
+class PretrainJudgeModule(L.LightningModule):
+    """Trains a `SpritesJudge` on rendered pictures, noised and blurred as those of an autoencoder and a sampler are.
+
+    Args:
+        judge: arguments of `SpritesJudge`.
+        optimizer: partial of a torch optimiser over parameters.
+        lr_scheduler: partial of a torch scheduler over an optimiser.
+        noise: the largest standard deviation of the pixel noise, pixels being in [-1, 1].
+        blur: share of the pictures that are halved and enlarged again.
+        export_dir: folder of the judge; must not hold one yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        judge: dict[str, Any],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[..., Any],
+        noise: float,
+        blur: float,
+        export_dir: str,
+    ) -> None:
+        super().__init__()
+        self.export_dir = Path(export_dir)
+        refuse_existing(self.export_dir)
+        self.judge = SpritesJudge(**judge).to(memory_format=torch.channels_last)
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.noise, self.blur = noise, blur
+
+    def on_fit_start(self) -> None:
+        scenes = self.trainer.datamodule.dataset.scenes  # type: ignore[attr-defined]
+        self.labels = torch.from_numpy(np.stack([labels(scene) for scene in scenes]))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(batch["position"][0]))
+        pixel_values = blurred(batch["pixel_values"], share=self.blur, generator=generator)
+        deviation = self.noise * torch.rand(len(pixel_values), 1, 1, 1, generator=generator)
+        pixel_values = pixel_values + deviation * torch.randn(pixel_values.shape, generator=generator)
+        logits = self.judge(pixel_values.contiguous(memory_format=torch.channels_last))
+        loss = attribute_loss(logits, self.labels[batch["index"]])
+        self.log("loss/judge", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_train_end(self) -> None:
+        self.judge.save_pretrained(self.export_dir)
+        self.print(f"the judge lies in {self.export_dir}")
+
+
+def attribute_loss(logits: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """Sum over the attributes of the mean cross-entropy over positions; what is `UNKNOWN` does not count.
+
+    Args:
+        logits: `[B, positions, choices]` per attribute, as `SpritesJudge` returns them.
+        labels: `[B, positions, attributes]`, as `datamodules.sprites.attributes.labels` returns them.
+    """
+    losses = [
+        F.cross_entropy(logits[name].flatten(0, 1), labels[..., number].flatten(), ignore_index=UNKNOWN)
+        for number, name in enumerate(ATTRIBUTES)
+    ]
+    return torch.stack(losses).sum()
+
+
+def blurred(pictures: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """`pictures` `[B, C, H, W]`, of which about `share` were halved in size and enlarged again."""
+    chosen = torch.rand(len(pictures), 1, 1, 1, generator=generator) < share
+    return torch.where(chosen, F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear"), pictures)

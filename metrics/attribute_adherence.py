@@ -1,0 +1,37 @@
+"""Attribute adherence: whether pictures of the Sprites world show what their prompts ask for."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.sprites.attributes import Asked, answers, asked
+from metrics.background_adherence import read_background
+from metrics.sprites_judge import SpritesJudge
+
+
+def attribute_adherence(
+    judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]
+) -> dict[str, float]:
+    """Share in [0, 1] of the pictures that have it right, per attribute, among those whose prompt names it.
+
+    Args:
+        judge: in evaluation mode.
+        pictures: `[64, 64, 3]` each.
+        prompts: with the class word, one for each picture.
+
+    Returns:
+        `noun`, `color`, `texture`, `size`, `position`, `background` as far as a prompt names them; `count`, no object
+        too many or too few; `all`, everything named and the count.
+    """
+    return score(judge, pictures, [asked(prompt) for prompt in prompts])
+
+
+def score(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], questions: Sequence[Asked]) -> dict[str, float]:
+    """`attribute_adherence` for questions that were read already."""
+    verdicts = defaultdict(list)
+    for picture, shown, question in zip(pictures, judge.read(pictures), questions, strict=True):
+        for name, right in answers(question, shown, read_background(picture)).items():
+            verdicts[name].append(right)
+    return {name: float(np.mean(values)) for name, values in verdicts.items()}

@@ -1,0 +1,99 @@
+"""The recipes of the embedded models end in folders that the published classes load."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import run
+from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
+from datamodules.sprites.world import POSITIONS, render, scene
+from lightning_modules.pretrain_judge import attribute_loss, blurred
+from metrics.attribute_adherence import attribute_adherence
+from metrics.sprites_judge import SpritesJudge
+from tests.runs import compose
+
+Pretrain = Callable[..., None]
+
+
+@pytest.fixture
+def pretrain(tmp_path: Path) -> Pretrain:
+    """Three steps of `experiment=pretrain_sprites_<name>`."""
+    few = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "datamodule.batch_size=2"]
+
+    def recipe(name: str, *overrides: str) -> None:
+        run_dir = tmp_path / f"{name}-run-{len(list(tmp_path.iterdir()))}"
+        run.fit(compose(run_dir, f"experiment=pretrain_sprites_{name}", *few, *overrides), run_dir)
+
+    return recipe
+
+
+def test_vae_then_stable_diffusion(pretrain, tmp_path):
+    few = "datamodule.num_scenes=8"
+    vae = [few, "datamodule.num_wild=8", f"module.export_dir='{tmp_path}/vae'"]
+    pretrain("vae", *vae)
+    sizes = ["module.unet.block_out_channels=[16,16,16]", "module.text_encoder.num_hidden_layers=1"]
+    pretrain("sd", few, f"module.vae='{tmp_path}/vae'", f"module.export_dir='{tmp_path}/sd'", *sizes)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
+    with pytest.raises(Exception, match="holds a model already"):
+        pretrain("vae", *vae)
+
+
+def test_clip(pretrain, tmp_path):
+    # OneCycleLR divides by zero where its warm-up would take less than a step.
+    export = [f"module.export_dir='{tmp_path}/clip'", "datamodule.num_scenes=8", "module.lr_scheduler.pct_start=0.5"]
+    pretrain("clip", *export)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}/clip")
+    tokens = tokenizer(["a red heart", "a small dotted white moon on an olive background"])
+    # The end token has the largest id: where it stands is what CLIP reads the text from.
+    assert tokens.argmax(1).tolist() == [4, 10]
+    with torch.no_grad():
+        assert model.encode_text(tokens).shape == model.encode_image(torch.zeros(2, 3, 64, 64)).shape
+    with pytest.raises(Exception, match="holds a model already"):
+        pretrain("clip", *export)
+
+
+def test_judge(pretrain, tmp_path):
+    export = f"module.export_dir='{tmp_path}/judge'"
+    pretrain("judge", export, "datamodule.num_repainted=8", "module.judge.widths=[8,8,8]")
+    judge = SpritesJudge.from_pretrained(tmp_path / "judge")
+    pictures = [render(scene(0, index)) for index in range(4)]
+    shares = attribute_adherence(judge, pictures, ["a red heart on the left on a pink background"] * 4)
+    assert set(shares) == {"noun", "color", "position", "background", "count", "all"}
+    assert all(0 <= share <= 1 for share in shares.values())
+
+
+def test_attribute_loss_of_even_odds_is_the_sum_of_the_logarithms():
+    table = torch.from_numpy(np.stack([labels(scene(0, index)) for index in range(3)]))
+    logits = {name: torch.zeros(3, len(POSITIONS), len(choices)) for name, choices in ATTRIBUTES.items()}
+    expected = sum(np.log(len(choices)) for choices in ATTRIBUTES.values())
+    assert attribute_loss(logits, table).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_attribute_loss_leaves_out_what_has_no_word():
+    table = torch.full((1, len(POSITIONS), len(ATTRIBUTES)), UNKNOWN)
+    table[:, :, 0] = 0
+    table[0, 2] = torch.tensor([5, UNKNOWN, UNKNOWN, 1])
+    table[0, 1] = torch.tensor([1, 0, 0, 0])
+    logits = {name: torch.zeros(1, len(POSITIONS), len(choices)) for name, choices in ATTRIBUTES.items()}
+    before = attribute_loss(logits, table)
+    logits["color"][0, 2, 3] = 9.0
+    assert torch.equal(attribute_loss(logits, table), before)
+    logits["color"][0, 1, 0] = 9.0
+    assert attribute_loss(logits, table) < before
+
+
+def test_blurring_keeps_a_flat_picture_and_its_share():
+    flat = torch.full((64, 3, 8, 8), 0.3)
+    generator = torch.Generator().manual_seed(0)
+    torch.testing.assert_close(blurred(flat, share=1.0, generator=generator), flat)
+    noise = torch.rand(64, 3, 8, 8, generator=generator)
+    changed = (blurred(noise, share=0.5, generator=generator) != noise).flatten(1).any(1).float().mean()
+    assert 0.3 < changed < 0.7
+    assert torch.equal(blurred(noise, share=0.0, generator=generator), noise)
