@@ -80,6 +80,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     """Judges a finished run again, with this command line's `evaluation`, into a folder of its own."""
     run_dir, run_cfg = _finished_run(cfg)
+    _refuse_used(out_dir)
     _override(run_cfg, cfg)
     subject = check(run_cfg)
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
@@ -89,8 +90,11 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
 def sample(cfg: DictConfig, out_dir: Path) -> None:
     """Draws `prompts` with a finished run, picture `i` of each from seed `evaluation.seed + i`."""
     run_dir, run_cfg = _finished_run(cfg)
+    if isinstance(cfg.prompts, str):
+        raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
+    _refuse_used(out_dir)
     _override(run_cfg, cfg)
 
     from lightning_modules.pipeline_folder import check_pipeline_folder
@@ -145,6 +149,12 @@ def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
     taken = "report.html" if continued else "config.yaml"
     if (run_dir / taken).exists():
         raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
+
+
+def _refuse_used(out_dir: Path) -> None:
+    """`task=sample|evaluate` write into a folder that holds nothing yet but Hydra's own."""
+    if used := [path.name for path in out_dir.iterdir() if path.name != ".hydra"]:
+        raise FileExistsError(f"{out_dir} is used already ({min(used)}): choose another hydra.run.dir")
 
 
 _NODES = ("module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation")

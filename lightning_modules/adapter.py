@@ -72,10 +72,13 @@ class LoRA(Adapter):
 
     def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
         # Without its metadata a LoRA whose alpha differs from the rank loads with the wrong scale.
+        # PEFT keeps sets, whose order changes from process to process: equal runs then write equal files.
+        metadata = unet.peft_config["default"].to_dict()
+        metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}
         StableDiffusionPipeline.save_lora_weights(
             run_dir / self.folder,
             unet_lora_layers=get_peft_model_state_dict(unet),
-            unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+            unet_lora_adapter_metadata=metadata,
         )
         return run_dir / self.folder
 

@@ -147,6 +147,6 @@ def test_under_mixed_precision_the_plugins_and_the_warp_compute_in_float32(monke
     monkeypatch.setattr(attention_alignment, "attention_alignment_loss", loss)
     monkeypatch.setattr(F, "affine_grid", affine_grid)
     always = [f"regularizer.overfitting_indicator.{each}" for each in ("scale=1e6", "num_bins=1", "weighting=false")]
-    precision = "+trainer.precision=bf16-mixed"
+    precision = "trainer.precision=bf16-mixed"
     train(monkeypatch, tiny_sd, tmp_path / "run", precision, *always, "optimizer.lr=1e-2", steps=12)
     assert set(dtypes) == {("maps", torch.float32), ("grid", torch.float32)}
