@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 _WEIGHTS = ("vae", "text_encoder", "unet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -23,7 +24,7 @@ def check_pipeline_folder(pretrained: str) -> None:
     index_file = root / "model_index.json"
     if not index_file.is_file():
         raise ValueError(f"{root} is no diffusers pipeline: it lacks model_index.json (model.pretrained)")
-    index = json.loads(index_file.read_text())
+    index = _read_config(index_file)
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise ValueError(f"{index_file} is a {index.get('_class_name')}: only StableDiffusionPipeline is supported yet")
     needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
@@ -31,6 +32,39 @@ def check_pipeline_folder(pretrained: str) -> None:
     for part, config in needed.items():
         if not (root / part / config).is_file():
             raise ValueError(f"{root} is incomplete: {part}/{config} is missing (model.pretrained)")
+        _read_config(root / part / config)
+    tokenizer = root / "tokenizer"
+    if not (tokenizer / "tokenizer.json").is_file():  # without a vocabulary every word would be the same token
+        for name in ("vocab.json", "merges.txt"):
+            if not (tokenizer / name).is_file():
+                raise ValueError(f"{root} is incomplete: tokenizer/{name} is missing (model.pretrained)")
     for part in _WEIGHTS:
-        if not any((root / part).glob("*.safetensors")):
+        files = sorted((root / part).glob("*.safetensors"))
+        if not files:
             raise ValueError(f"{root} is incomplete: {part}/ has no .safetensors weights (model.pretrained)")
+        for file in files:
+            _check_safetensors(file)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error} (model.pretrained)") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, no mapping (model.pretrained)")
+    return config
+
+
+def _check_safetensors(path: Path) -> None:
+    """Compares the size with what the header says: a cut-off download or a git-lfs pointer is told before loading."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if 0 < length < path.stat().st_size else b""
+    try:
+        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        expected = -1
+    if expected != path.stat().st_size:
+        raise ValueError(f"{path} is no whole safetensors file: fetch it again (git lfs pull) (model.pretrained)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -42,8 +43,9 @@ class StableDiffusion:
         self.inference_batch_size = inference_batch_size
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self.indicator_scale = indicator_scale
+        folder = Path(pretrained).expanduser()
         self.pipeline = StableDiffusionPipeline.from_pretrained(
-            pretrained,
+            folder if folder.is_dir() else pretrained,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             safety_checker=None,

@@ -99,5 +99,11 @@ def test_sampling_takes_model_settings_and_refuses_what_has_no_effect(monkeypatc
         run.sample(compose(out_dir, *command, f"model.guidance_scale={scale}"), out_dir)
         pictures.append(array(Image.open(out_dir / "00-0.png")))
     assert np.abs(pictures[0] - pictures[1]).max() > 0.02
+    with pytest.raises(FileExistsError, match=r"00-0\.png"):
+        run.sample(compose(tmp_path / "0", *command), tmp_path / "0")
+    with pytest.raises(ValueError, match="is no list"):
+        run.sample(compose(tmp_path / "text", command[0], command[1], "prompts=a heart"), tmp_path / "text")
+    with pytest.raises(FileExistsError, match="choose another"):
+        run.evaluate(compose(run_dir, "task=evaluate", command[1]), run_dir)
     with pytest.raises(ValueError, match=r"optimizer\.lr=1.* has no effect"):
         run.sample(compose(tmp_path / "refused", *command, "optimizer.lr=1"), tmp_path / "refused")

@@ -115,6 +115,30 @@ def test_a_model_folder_that_lacks_a_part(tmp_path, tiny_sd, part):
     assert_refused(run_py(tmp_path, f"model.pretrained={model}"), part.split("/")[0], "model.pretrained")
 
 
+def test_a_model_folder_without_its_vocabulary(tmp_path, tiny_sd):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_sd, model)
+    for name in ("tokenizer.json", "vocab.json"):
+        (model / "tokenizer" / name).unlink(missing_ok=True)
+    assert_refused(run_py(tmp_path, f"model.pretrained={model}"), "tokenizer/vocab.json", "model.pretrained")
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", None])
+def test_weights_that_are_cut_off_or_a_pointer(tmp_path, tiny_sd, content):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_sd, model)
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(content or weights.read_bytes()[:-10])
+    assert_refused(run_py(tmp_path, f"model.pretrained={model}"), "unet", "no whole safetensors file")
+
+
+def test_a_model_index_that_is_no_mapping(tmp_path, tiny_sd):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_sd, model)
+    (model / "model_index.json").write_text("[]")
+    assert_refused(run_py(tmp_path, f"model.pretrained={model}"), "model_index.json", "no mapping")
+
+
 def test_a_required_value_is_named(tmp_path):
     result = run_py(tmp_path, "data=folder", "data.class_word=dog")
     assert_refused(result, "data.root is not set")
