@@ -28,9 +28,13 @@ def main(cfg: DictConfig) -> None:
             raise ValueError(f"task={cfg.task}: choose one of {', '.join(tasks)}")
         tasks[cfg.task](cfg, Path(HydraConfig.get().runtime.output_dir))
     except (ValueError, OSError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
+        message = f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)"
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on; Hydra fails at the end
+            print(message, file=sys.stderr)
+            raise
+        sys.exit(message)
 
 
 def fit(cfg: DictConfig, run_dir: Path) -> None:
@@ -38,6 +42,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     _refuse_parallel_sweep(cfg)
     subject = check(cfg)
     is_first = _is_first_process()
+    refuse_other_run(cfg)
     if is_first:
         refuse_existing(run_dir, cfg.ckpt_path)
     resume_step = _global_step(cfg.ckpt_path)
@@ -52,6 +57,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     if is_first:
         OmegaConf.save(resolved, run_dir / "config.yaml")
         write_provenance(run_dir)
+    evaluation = instantiate(cfg.evaluation) if subject else None
     module = instantiate(cfg.module)
     datamodule = instantiate(cfg.datamodule, subject=subject) if subject else instantiate(cfg.datamodule)
     if cfg.ckpt_path and is_first:
@@ -72,7 +78,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     for logger in loggers:
         logger.save()
     info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
-    report = _judge(cfg, cfg, subject, run_dir=run_dir, out_dir=run_dir, info=info)
+    report = _judge(evaluation, cfg, subject, run_dir=run_dir, out_dir=run_dir, info=info)
     _publish(loggers, run_dir)
     _say_where(run_dir, report)
 
@@ -83,8 +89,9 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     _refuse_used(out_dir)
     _override(run_cfg, cfg)
     subject = check(run_cfg)
+    evaluation = instantiate(cfg.evaluation)
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
-    _say_where(out_dir, _judge(cfg, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
+    _say_where(out_dir, _judge(evaluation, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
 
 
 def sample(cfg: DictConfig, out_dir: Path) -> None:
@@ -120,6 +127,8 @@ def check(cfg: DictConfig) -> Any:
         raise ValueError(
             f"{without[0]} has no _target_, so it would do nothing: name a class, or drop it (~{without[0]})"
         )
+    if cfg.get("data") and not cfg.get("evaluation"):
+        raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
     subject = instantiate(cfg.data) if cfg.get("data") else None
@@ -151,6 +160,56 @@ def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
         raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
 
 
+def refuse_other_run(cfg: DictConfig) -> None:
+    """A checkpoint goes on as the run that it is from: whatever decides the numbers must be as it was."""
+    source = Path(cfg.ckpt_path).resolve().parents[1] / "config.yaml" if cfg.ckpt_path else None
+    if source is None or not source.is_file():
+        return
+    before, now = _flat(OmegaConf.load(source)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+    different = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if key.startswith(_DECIDES)
+        and key.removeprefix("module.") not in _MAY_CHANGE
+        and before.get(key) != now.get(key)
+    ]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{key} is {now.get(key)!r}, and {before.get(key)!r} in the run of ckpt_path ({source}): resume it under "
+            f"its own settings (differing: {', '.join(different)})"
+        )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not OmegaConf.is_dict(node):
+        return {prefix: OmegaConf.to_container(node) if OmegaConf.is_list(node) else node}
+    return {name: value for key in node for name, value in _flat(node[key], f"{prefix}.{key}".strip(".")).items()}
+
+
+_DECIDES = (
+    "name",
+    "seed",
+    "model",
+    "data",
+    "datamodule",
+    "adapter",
+    "optimizer",
+    "lr_scheduler",
+    "module",
+    "regularizer",
+)
+_MAY_CHANGE = (
+    "datamodule.num_workers",
+    "datamodule.val_batch_size",
+    "model.inference_batch_size",
+    "model.compile",
+    "model.gradient_checkpointing",
+    "class_image_dir",
+    "export_dir",
+)
+
+
 def _refuse_used(out_dir: Path) -> None:
     """`task=sample|evaluate` write into a folder that holds nothing yet but Hydra's own."""
     if used := [path.name for path in out_dir.iterdir() if path.name != ".hydra"]:
@@ -162,9 +221,9 @@ _GROUPS = ("callbacks", "logger", "regularizer")
 _SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
 
 
-def _judge(cfg: DictConfig, run_cfg: DictConfig, subject: Any, **where: Any) -> Path:
+def _judge(evaluation: Any, run_cfg: DictConfig, subject: Any, **where: Any) -> Path:
     model, adapter = _load(run_cfg)
-    report: Path = instantiate(cfg.evaluation)(model, adapter, subject, **where)
+    report: Path = evaluation(model, adapter, subject, **where)
     return report
 
 

@@ -37,6 +37,9 @@ class Evaluation:
     """
 
     def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int) -> None:
+        for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
+            if value < 1:
+                raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
 
     def __call__(

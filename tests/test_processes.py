@@ -53,3 +53,25 @@ def test_the_sweep_folder_is_named_after_the_experiment(tmp_path: Path):
     )
     assert result.returncode != 0 and "trainer.devices=2 in a sweep" in result.stderr, result.stderr[-2000:]
     assert list(tmp_path.glob("runs/apt_dreambooth/multirun/*/0"))
+
+
+def test_a_refused_job_does_not_end_the_sweep(tiny_sd, tmp_path):
+    overrides = [*cheap(tiny_sd, tmp_path / "x", steps=2), f"hydra.sweep.dir={tmp_path}/sweep"]
+    result = subprocess.run(
+        [sys.executable, "run.py", "-m", *overrides, "data.subject=nothing,heart_face"],
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert result.returncode != 0 and "data.subject='nothing'" in result.stderr
+    assert (tmp_path / "sweep/1/report.html").is_file()
+
+
+@pytest.mark.parametrize("wrong", ["evaluation.max_prompts=0", "~evaluation"])
+def test_a_bad_evaluation_is_refused_before_training(tiny_sd, tmp_path, wrong):
+    run_dir = tmp_path / "run"
+    overrides = [each for each in cheap(tiny_sd, run_dir) if not each.startswith("evaluation.")]
+    result = subprocess.run(
+        [sys.executable, "run.py", *overrides, wrong, f"hydra.run.dir={run_dir}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode != 0 and "evaluation" in result.stderr and "Loading weights" not in result.stderr
+    assert "Traceback" not in result.stderr, result.stderr

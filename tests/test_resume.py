@@ -1,5 +1,6 @@
 """A run that was stopped in the middle of an epoch and resumed is the run that never stopped, bit for bit."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,5 +102,21 @@ def test_a_finished_run_can_be_prolonged(monkeypatch, tiny_sd, tmp_path, unbroke
 
 def test_a_checkpoint_of_another_adapter_is_refused(monkeypatch, tiny_sd, tmp_path, unbroken):
     path = f"ckpt_path='{unbroken}/checkpoints/last.ckpt'"
+    with pytest.raises(ValueError, match=r"adapter\.target_modules is \['to_q'\]"):
+        train(monkeypatch, tiny_sd, tmp_path / "run", *OVERRIDES, path, "adapter.target_modules=[to_q]", steps=STEPS)
+    # Taken out of its run, the checkpoint itself still tells.
+    alone = tmp_path / "elsewhere/last.ckpt"
+    alone.parent.mkdir()
+    shutil.copy(unbroken / "checkpoints/last.ckpt", alone)
+    path = f"ckpt_path='{alone}'"
     with pytest.raises(ValueError, match="trains other weights"):
         train(monkeypatch, tiny_sd, tmp_path / "run", *OVERRIDES, path, "adapter.target_modules=[to_q]", steps=STEPS)
+
+
+@pytest.mark.parametrize(
+    "other", ["seed=3", "data.subject=star_badge", "optimizer.lr=1", "~regularizer.attention_alignment"]
+)
+def test_a_checkpoint_does_not_go_on_as_another_run(monkeypatch, tiny_sd, tmp_path, unbroken, other):
+    path = f"ckpt_path='{unbroken}/checkpoints/last.ckpt'"
+    with pytest.raises(ValueError, match="resume it under its own settings"):
+        train(monkeypatch, tiny_sd, tmp_path / "run", *OVERRIDES, path, other, steps=STEPS)
