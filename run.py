@@ -127,6 +127,9 @@ def check(cfg: DictConfig) -> Any:
         raise ValueError(
             f"{without[0]} has no _target_, so it would do nothing: name a class, or drop it (~{without[0]})"
         )
+    from lightning_modules.node_arguments import check_nodes
+
+    check_nodes({key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))})
     if cfg.get("data") and not cfg.get("evaluation"):
         raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
