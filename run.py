@@ -1,6 +1,7 @@
 """Holdfast's one entry point: `python run.py experiment=apt_dreambooth`. Read top to bottom, it is what a run does."""
 
 import os
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -90,6 +91,8 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     _override(run_cfg, cfg)
     subject = check(run_cfg)
     evaluation = instantiate(cfg.evaluation)
+    run_cfg.evaluation = cfg.evaluation
+    OmegaConf.save(run_cfg, out_dir / "config.yaml")
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
     _say_where(out_dir, _judge(evaluation, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
 
@@ -272,7 +275,10 @@ def _global_step(ckpt_path: str | None) -> int | None:
         return None
     import torch
 
-    return int(torch.load(ckpt_path, weights_only=True, map_location="cpu")["global_step"])
+    try:
+        return int(torch.load(ckpt_path, weights_only=True, map_location="cpu")["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"ckpt_path={ckpt_path} is no checkpoint of a run ({type(error).__name__})") from None
 
 
 def _publish(loggers: list[Any], run_dir: Path) -> None:

@@ -43,6 +43,9 @@ class SubjectDataModule(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size), ("num_bins", num_bins)):
+            if value < 1:
+                raise ValueError(f"datamodule.{name}={value}: at least 1 is needed")
         self.subject, self.val_batch_size = subject, val_batch_size
         self.batch_size, self.num_workers, self.num_bins, self.seed = batch_size, num_workers, num_bins, seed
         self.train_pictures = picture_tensor(subject.train, resolution)

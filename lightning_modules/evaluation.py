@@ -61,7 +61,7 @@ class Evaluation:
         Returns:
             The report's path.
         """
-        for name in ("config.yaml", "metrics.csv", "provenance.json"):
+        for name in ("metrics.csv", "provenance.json"):
             if run_dir != out_dir and (run_dir / name).exists():
                 shutil.copy(run_dir / name, out_dir / name)
         save_references(subject, out_dir / "references", model.resolution)

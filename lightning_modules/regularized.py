@@ -133,9 +133,10 @@ class RegularizedModule(L.LightningModule, ABC):
         """Raises:
         ValueError: the checkpoint does not hold exactly what this module trains.
         """
-        names = {name for name, _ in self._trained()}
-        if names != set(state_dict):
-            example = min(names ^ set(state_dict))
+        trained = {(name, p.shape) for name, p in self._trained()}
+        saved = {(name, value.shape) for name, value in state_dict.items()}
+        if trained != saved:
+            example = min(name for name, _ in trained ^ saved)
             raise ValueError(
                 f"the checkpoint trains other weights than this run ({example}, …): keep the adapter's settings"
             )

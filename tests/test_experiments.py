@@ -89,6 +89,7 @@ def test_every_experiment_runs_to_its_report(tiny_sd, tmp_path, experiment):
     out_dir.mkdir()
     run.evaluate(compose(out_dir, "task=evaluate", f"run='{run_dir}'", "evaluation.max_prompts=1"), out_dir)
     assert_complete_evaluation(out_dir, prompts=1)
+    assert OmegaConf.load(out_dir / "config.yaml").evaluation.max_prompts == 1
 
 
 def assert_complete_evaluation(out_dir: Path, *, prompts: int) -> None:

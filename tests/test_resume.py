@@ -109,8 +109,12 @@ def test_a_checkpoint_of_another_adapter_is_refused(monkeypatch, tiny_sd, tmp_pa
     alone.parent.mkdir()
     shutil.copy(unbroken / "checkpoints/last.ckpt", alone)
     path = f"ckpt_path='{alone}'"
-    with pytest.raises(ValueError, match="trains other weights"):
-        train(monkeypatch, tiny_sd, tmp_path / "run", *OVERRIDES, path, "adapter.target_modules=[to_q]", steps=STEPS)
+    for number, other in enumerate(("adapter.target_modules=[to_q]", "adapter.rank=3")):
+        with pytest.raises(ValueError, match="trains other weights"):
+            train(monkeypatch, tiny_sd, tmp_path / f"run{number}", *OVERRIDES, path, other, steps=STEPS)
+    alone.write_bytes(b"not a checkpoint at all")
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        train(monkeypatch, tiny_sd, tmp_path / "garbage", *OVERRIDES, path, steps=STEPS)
 
 
 @pytest.mark.parametrize(
