@@ -50,9 +50,11 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
     import lightning.pytorch as L
 
+    from lightning_modules.node_arguments import check_nodes
     from report.metrics_csv import MetricsCSV, carry_over
     from report.provenance import provenance, write_provenance
 
+    check_nodes(_nodes(cfg), imported=True)
     L.seed_everything(cfg.seed, verbose=False)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     if is_first:
@@ -132,7 +134,7 @@ def check(cfg: DictConfig) -> Any:
         )
     from lightning_modules.node_arguments import check_nodes
 
-    check_nodes({key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))})
+    check_nodes(_nodes(cfg))
     if cfg.get("data") and not cfg.get("evaluation"):
         raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
@@ -156,6 +158,10 @@ def _refuse_parallel_sweep(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices} in a sweep: each process would repeat the whole sweep; keep "
             "trainer.devices=1 and let a launcher run the jobs side by side (hydra/launcher=joblib)"
         )
+
+
+def _nodes(cfg: DictConfig) -> dict[str, Any]:
+    return {key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))}
 
 
 def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:

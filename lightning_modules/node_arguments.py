@@ -1,29 +1,42 @@
 """Which keys a config node may have, read off the source of the class that it names: no torch, so at once."""
 
 import ast
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
+
 ROOT = Path(__file__).parents[1]
 
 
-def check_nodes(config: Mapping[str, Any], prefix: str = "") -> None:
+def check_nodes(config: Mapping[str, Any], prefix: str = "", *, imported: bool = False) -> None:
     """Refuses a key that the class named by `_target_` does not take, in `config` and every node below.
 
-    Classes of this repository only; what a library or a file elsewhere takes is seen when it is called.
+    Args:
+        imported: look at the classes of torch and Lightning, by importing them, instead of this repository's.
 
     Raises:
         ValueError: such a key, named with the class and the keys that it takes.
     """
-    allowed = arguments(config["_target_"]) if isinstance(config.get("_target_"), str) else None
+    ask = library_arguments if imported else arguments
+    allowed = ask(config["_target_"]) if isinstance(config.get("_target_"), str) else None
     for key, value in config.items():
         path = f"{prefix}.{key}".strip(".")
         if allowed is not None and not key.startswith("_") and key not in allowed:
             takes = ", ".join(sorted(allowed)) or "nothing"
             raise ValueError(f"unknown key {path!r}: {config['_target_']} takes {takes}")
         if isinstance(value, Mapping):
-            check_nodes(value, path)
+            check_nodes(value, path, imported=imported)
+
+
+def library_arguments(target: str) -> set[str] | None:
+    """Names of the arguments of a class of torch or Lightning, None of any other and where it takes all names."""
+    if not target.startswith(("torch.", "lightning.")):
+        return None
+    parameters = inspect.signature(get_object(target)).parameters.values()
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 
 def arguments(target: str) -> set[str] | None:

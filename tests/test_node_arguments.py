@@ -6,8 +6,10 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+import run
 from lightning_modules.node_arguments import arguments, check_nodes
 from tests.conftest import ROOT
+from tests.runs import compose
 
 TARGETS = sorted(
     {
@@ -40,3 +42,10 @@ def test_all_are_found_but_those_without_arguments_of_their_own():
 def test_what_is_not_ours_is_left_alone():
     assert arguments("torch.optim.AdamW") is None
     check_nodes({"optimizer": {"_target_": "torch.optim.AdamW", "foo": 1}})
+
+
+@pytest.mark.parametrize("key", ["trainer.foo", "optimizer.foo", "lr_scheduler.foo", "callbacks.model_checkpoint.foo"])
+def test_a_library_class_is_asked_before_the_model_is_loaded(monkeypatch, tmp_path, key):
+    monkeypatch.setattr("lightning_modules.stable_diffusion.StableDiffusion.__init__", None)  # would raise TypeError
+    with pytest.raises(ValueError, match=f"unknown key '{key}'"):
+        run.fit(compose(tmp_path / "run", f"+{key}=1", "logger=csv"), tmp_path / "run")
