@@ -76,6 +76,7 @@ class Evaluation:
         figures["reference"] = similarity.of_training_pictures
 
         prompts = [pair.prior for pair in pairs for _ in range(self.images_per_prompt)]
+        relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv")
         metrics = {
             "background_adherence": {
                 "tuned": background_adherence(_arrays(tuned), prompts),
@@ -91,10 +92,11 @@ class Evaluation:
                 "(up_blocks.1, a tenth of the noise steps, mean over space); real: training pictures",
             },
             "heldout/relative_loss": {
-                "tuned": _final_relative_loss(out_dir / "metrics.csv"),
+                "tuned": relative_loss,
                 "base": 1.0,
                 "reference": None,
-                "description": "denoising loss on held-out pictures over the base model's, mean over timestep bins",
+                "description": "denoising loss on held-out pictures over the base model's, mean over timestep bins"
+                + (f", after step {at_step}, the last that was validated" if at_step is not None else ""),
             },
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
@@ -173,6 +175,7 @@ def _arrays(pictures: Pictures) -> list[Any]:
     return [np.asarray(picture) for picture in pictures]
 
 
-def _final_relative_loss(path: Path) -> float | None:
+def _final_relative_loss(path: Path) -> tuple[float | None, int | None]:
+    """The mean over the bins at the last validation, and its step; None, None where nothing was validated."""
     bins = [points for name, points in read_metrics(path).items() if name.startswith("heldout/relative_loss/")]
-    return float(np.mean([points[-1][1] for points in bins])) if bins else None
+    return (float(np.mean([points[-1][1] for points in bins])), int(bins[0][-1][0])) if bins else (None, None)
