@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
 def fit(cfg: DictConfig, run_dir: Path) -> None:
     """Trains, saves what was trained, judges it."""
     _refuse_parallel_sweep(cfg)
-    subject = check(cfg)
+    data = check(cfg)
     is_first = _is_first_process()
     refuse_other_run(cfg)
     if is_first:
@@ -60,9 +60,9 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     if is_first:
         OmegaConf.save(resolved, run_dir / "config.yaml")
         write_provenance(run_dir)
-    evaluation = instantiate(cfg.evaluation) if subject else None
+    evaluation = instantiate(cfg.evaluation) if data else None
+    datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
     module = instantiate(cfg.module)
-    datamodule = instantiate(cfg.datamodule, subject=subject) if subject else instantiate(cfg.datamodule)
     if cfg.ckpt_path and is_first:
         carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
@@ -74,14 +74,14 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     started = perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     seconds = {"fit": perf_counter() - started}
-    if subject is None or not trainer.is_global_zero:
+    if data is None or not trainer.is_global_zero:
         return
 
-    module.adapter.save(module.unet, run_dir)
+    module.save(run_dir)
     for logger in loggers:
         logger.save()
     info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
-    report = _judge(evaluation, cfg, subject, run_dir=run_dir, out_dir=run_dir, info=info)
+    report = _judge(evaluation, cfg, datamodule, run_dir=run_dir, out_dir=run_dir, info=info)
     _publish(loggers, run_dir)
     _say_where(run_dir, report)
 
@@ -91,17 +91,20 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     run_dir, run_cfg = _finished_run(cfg)
     _refuse_used(out_dir)
     _override(run_cfg, cfg)
-    subject = check(run_cfg)
-    evaluation = instantiate(cfg.evaluation)
-    run_cfg.evaluation = cfg.evaluation
+    data = check(run_cfg)
+    run_cfg.evaluation = _evaluation(run_cfg, cfg)
+    evaluation = instantiate(run_cfg.evaluation)
+    datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
-    _say_where(out_dir, _judge(evaluation, run_cfg, subject, run_dir=run_dir, out_dir=out_dir, info=info))
+    _say_where(out_dir, _judge(evaluation, run_cfg, datamodule, run_dir=run_dir, out_dir=out_dir, info=info))
 
 
 def sample(cfg: DictConfig, out_dir: Path) -> None:
     """Draws `prompts` with a finished run, picture `i` of each from seed `evaluation.seed + i`."""
     run_dir, run_cfg = _finished_run(cfg)
+    if is_classifier(run_cfg.model):
+        raise ValueError(f"run={cfg.run} is a classifier, which draws nothing: task=evaluate judges it")
     if isinstance(cfg.prompts, str):
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
@@ -123,7 +126,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
 
 
 def check(cfg: DictConfig) -> Any:
-    """The subject; data, model folder and checkpoint are refused here, before anything slow is imported or loaded."""
+    """The data; they, model folder and checkpoint are refused here, before anything slow is imported or loaded."""
     if unknown := set(cfg) - set(_SECTIONS):
         raise ValueError(f"unknown key {min(unknown)!r}: the sections are {', '.join(_SECTIONS)}")
     nodes = {key: cfg.get(key) for key in _NODES}
@@ -139,12 +142,24 @@ def check(cfg: DictConfig) -> Any:
         raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
-    subject = instantiate(cfg.data) if cfg.get("data") else None
+    data = instantiate(cfg.data) if cfg.get("data") else None
     if cfg.get("model"):
-        from lightning_modules.pipeline_folder import check_pipeline_folder
+        _check_model(cfg.model)
+    return data
 
-        check_pipeline_folder(cfg.model.pretrained)
-    return subject
+
+def _check_model(model: DictConfig) -> None:
+    from lightning_modules.pipeline_folder import check_pipeline_folder
+    from lightning_modules.vit_folder import check_vit
+
+    if is_classifier(model):
+        check_vit(model.pretrained, model.checkpoint)
+    else:
+        check_pipeline_folder(model.pretrained)
+
+
+def is_classifier(model: DictConfig) -> bool:
+    return str(model._target_).endswith(".VisionTransformer")
 
 
 def _is_first_process() -> bool:
@@ -233,19 +248,19 @@ _GROUPS = ("callbacks", "logger", "regularizer")
 _SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
 
 
-def _judge(evaluation: Any, run_cfg: DictConfig, subject: Any, **where: Any) -> Path:
+def _judge(evaluation: Any, run_cfg: DictConfig, datamodule: Any, **where: Any) -> Path:
     model, adapter = _load(run_cfg)
-    report: Path = evaluation(model, adapter, subject, **where)
+    report: Path = evaluation(model, adapter, datamodule, **where)
     return report
 
 
 def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
-    """The pretrained pipeline, on the accelerator that the run was trained on, and the adapter to load into it."""
+    """The pretrained model, on the accelerator that the run was trained on, and the adapter to load into it."""
     import torch
 
     model = instantiate(run_cfg.model)
     if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():
-        model.pipeline.to(torch.accelerator.current_accelerator())
+        model.to(torch.accelerator.current_accelerator())
     return model, instantiate(run_cfg.adapter)
 
 
@@ -255,11 +270,21 @@ def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     run_dir = Path(cfg.run)
     if not (run_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"run={cfg.run} is no run folder: it has no config.yaml")
-    if not any((run_dir / name).is_dir() for name in ("adapter", "unet")):
-        raise FileNotFoundError(f"run={cfg.run} has neither adapter/ nor unet/: it was not finished")
+    if not any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit")):
+        raise FileNotFoundError(f"run={cfg.run} has no adapter/, unet/ or vit/: it was not finished")
     run_cfg = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(run_cfg, DictConfig)
     return run_dir, run_cfg
+
+
+def _evaluation(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
+    """This command line's evaluation, or the run's own where the default one is for another kind of model."""
+    if cfg.evaluation._target_ == run_cfg.evaluation._target_:
+        return cfg.evaluation
+    given = [each for each in HydraConfig.get().overrides.task if each.startswith(("evaluation.", "evaluation="))]
+    if given:
+        raise ValueError(f"{given[0]} does not judge this kind of run, {run_cfg.evaluation._target_} does")
+    return run_cfg.evaluation
 
 
 def _override(run_cfg: DictConfig, cfg: DictConfig) -> None:
@@ -272,7 +297,7 @@ def _override(run_cfg: DictConfig, cfg: DictConfig) -> None:
         if override.startswith(("model.", "trainer.accelerator=")):
             key = override.partition("=")[0]
             OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif not override.startswith(("task=", "run=", "prompts=", "evaluation.")):
+        elif not override.startswith(("task=", "run=", "prompts=", "evaluation.", "evaluation=")):
             raise ValueError(f"{override} has no effect on a finished run: model.…, evaluation.… and prompts have")
 
 

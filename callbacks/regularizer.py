@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from callbacks.step import DiffusionStep, Needs, TermOutput
+from callbacks.step import Needs, TermOutput
 
 
 class Regularizer(Callback, ABC):
@@ -14,6 +14,7 @@ class Regularizer(Callback, ABC):
 
     The module that owns it calls the methods inside its `training_step`; Lightning calls the ordinary callback hooks.
     What a plug-in wants logged it returns, and what it must remember it keeps in `state_dict` as plain Python values.
+    A `step` is a `DiffusionStep` or a `ClassificationStep`: a plug-in is written for one of them, and says which.
 
     Args:
         weight: factor of `loss` in the total; with 0 the plug-in is left out altogether, its needs included.
@@ -44,11 +45,11 @@ class Regularizer(Callback, ABC):
         """
         return None
 
-    def sample_weight(self, step: DiffusionStep) -> Tensor | None:
-        """Detached weights `[num_instance]` that multiply the primary loss of each row."""
+    def sample_weight(self, step: Any) -> Tensor | None:
+        """Detached weights that multiply the primary loss of each row: the subject's rows, or all of a classifier's."""
         return None
 
-    def loss(self, step: DiffusionStep) -> TermOutput | None:
+    def loss(self, step: Any) -> TermOutput | None:
         """An unweighted scalar that is added to the total, `weight` times."""
         return None
 

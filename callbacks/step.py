@@ -16,12 +16,19 @@ class Needs:
             each must match at least one submodule.
         token_columns: which columns of student's and frozen model's cross-attention stand for the same words.
         class_images: this many pictures of the bare class, drawn by the pretrained model, in every batch's second half.
+        cls_logits: names of a ViT's self-attention modules whose [CLS] rows are captured, as glob patterns
+            ("blocks.*.attn"); one that ends in "[last]" takes the last match only ("blocks.*.attn[last]").
+        weights: the backbone's weights beside the pretrained ones.
+        mixing: pictures that are mixed from two.
     """
 
     reference: bool = False
     sites: frozenset[str] = frozenset()
     token_columns: bool = False
     class_images: int = 0
+    cls_logits: frozenset[str] = frozenset()
+    weights: bool = False
+    mixing: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -29,6 +36,9 @@ class Needs:
             sites=self.sites | other.sites,
             token_columns=self.token_columns or other.token_columns,
             class_images=max(self.class_images, other.class_images),
+            cls_logits=self.cls_logits | other.cls_logits,
+            weights=self.weights or other.weights,
+            mixing=self.mixing or other.mixing,
         )
 
 
@@ -83,6 +93,66 @@ class DiffusionStep:
     mask: Tensor | None = None
     token_columns: TokenColumns | None = None
     sample_weight: Tensor | None = None
+
+    @property
+    def draws(self) -> Mapping[str, Tensor]:
+        """What was drawn for each row, for messages."""
+        return {"timesteps": self.timesteps}
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How a batch was mixed: each row shows its own picture where `mask` is 1, and its partner's where it is 0.
+
+    Args:
+        partner: int64 `[B]`, the row that each row was mixed with.
+        mask: float32 `[B, H, W]` in [0, 1]: a box of CutMix, or one number all over (mixup).
+    """
+
+    partner: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The parameters of a backbone that train, beside the pretrained ones of the same names, and those of its head."""
+
+    student: Mapping[str, Tensor]
+    source: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassificationStep:
+    """Everything that one training step of a classifier knows, `B` rows.
+
+    Args:
+        student: its prediction are the logits `[B, classes]`; its captured [CLS] rows are `[B, heads, N]`, by the
+            attention's name, and `N` counts the prefix tokens, [CLS] first.
+        reference: the pretrained model's pass on the same pictures; its prediction are its tokens `[B, N, D]`.
+        labels: int64 `[B]`.
+        num_prefix_tokens: how many of the tokens are no patches.
+        mixing: None where pictures are not mixed.
+        weights: None unless needed.
+        sample_weight: float32 `[B]`, product of all plug-ins' sample weights; None before they were asked, and where
+            nobody weights.
+    """
+
+    student: ModelPass
+    reference: ModelPass | None
+    labels: Tensor
+    num_prefix_tokens: int
+    mixing: Mixing | None = None
+    weights: Weights | None = None
+    sample_weight: Tensor | None = None
+
+    @property
+    def draws(self) -> Mapping[str, Tensor]:
+        """What was drawn for each row, for messages."""
+        return {"labels": self.labels}
+
+
+Step = DiffusionStep | ClassificationStep
 
 
 @dataclass(frozen=True, slots=True)

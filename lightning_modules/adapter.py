@@ -1,7 +1,7 @@
 """What is trained of the UNet, and how the frozen model is had beside it: `adapter=lora` or `adapter=full`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -36,6 +36,18 @@ class Adapter(ABC):
         """Puts what `save` wrote into a pretrained `pipeline`, by diffusers' own loading."""
 
 
+@contextmanager
+def disabled_adapters(layers: Sequence[BaseTunerLayer]) -> Iterator[None]:
+    """Context in which PEFT's `layers` are the pretrained ones; they are back on after an exception as well."""
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
 class LoRA(Adapter):
     """Low-rank adapters (arXiv:2106.09685) through PEFT, trained in float32.
 
@@ -58,17 +70,8 @@ class LoRA(Adapter):
         self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         return unet
 
-    @contextmanager
-    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
-        self._enable(False)
-        try:
-            yield
-        finally:
-            self._enable(True)
-
-    def _enable(self, enabled: bool) -> None:
-        for layer in self._layers:
-            layer.enable_adapters(enabled)
+    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
+        return disabled_adapters(self._layers)
 
     def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
         # Without its metadata a LoRA whose alpha differs from the rank loads with the wrong scale.

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,7 +48,7 @@ class DiffusionModule(RegularizedModule):
         class_image_dir: str,
         seed: int,
         regularizers: Mapping[str, Regularizer],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        optimizer: partial[torch.optim.Optimizer],
         lr_scheduler: Callable[..., Any],
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
@@ -64,6 +65,8 @@ class DiffusionModule(RegularizedModule):
         self._frozen_capture = self._capture if shared else Capture(self.frozen_unet, self.needs.sites)
         if model.compile:
             self.unet.compile()
+
+    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "token_columns", "class_images"})
 
     augments: ClassVar[bool] = False
     """Whether this module can augment pictures before they are encoded."""
@@ -151,6 +154,10 @@ class DiffusionModule(RegularizedModule):
     def send(self, tensor: Tensor) -> Tensor:
         """`tensor` from the CPU to the device, without waiting for it."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def save(self, run_dir: Path) -> Path:
+        """Writes what was trained as diffusers reads it, and returns the folder."""
+        return self.adapter.save(self.unet, run_dir)
 
     def describe(self, batch: dict[str, Tensor]) -> str:
         train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ class DrawStream(IntEnum):
     CLASS_NOISE = 6
     CLASS_POSTERIOR = 7
     HELDOUT_NOISE = 8
+    MIXING = 9
 
 
 def generator(seed: int, stream: DrawStream, position: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.subject import Picture, Subject
-from datamodules.subject_datamodule import picture_tensor, square_tensor
+from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, square_tensor
 from lightning_modules.adapter import Adapter
 from lightning_modules.sampling import sample
 from lightning_modules.stable_diffusion import StableDiffusion
@@ -46,7 +46,7 @@ class Evaluation:
         self,
         model: StableDiffusion,
         adapter: Adapter,
-        subject: Subject,
+        datamodule: SubjectDataModule,
         *,
         run_dir: Path,
         out_dir: Path,
@@ -61,6 +61,7 @@ class Evaluation:
         Returns:
             The report's path.
         """
+        subject = datamodule.subject
         for name in ("metrics.csv", "provenance.json"):
             if run_dir != out_dir and (run_dir / name).exists():
                 shutil.copy(run_dir / name, out_dir / name)

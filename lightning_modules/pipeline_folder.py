@@ -43,7 +43,7 @@ def check_pipeline_folder(pretrained: str) -> None:
         if not files:
             raise ValueError(f"{root} is incomplete: {part}/ has no .safetensors weights (model.pretrained)")
         for file in files:
-            _check_safetensors(file)
+            check_safetensors(file)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path, *, key: str = "model.pretrained") -> None:
     """Compares the size with what the header says: a cut-off download or a git-lfs pointer is told before loading."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -67,4 +67,4 @@ def _check_safetensors(path: Path) -> None:
     except (ValueError, AttributeError, KeyError, TypeError):
         expected = -1
     if expected != path.stat().st_size:
-        raise ValueError(f"{path} is no whole safetensors file: fetch it again (git lfs pull) (model.pretrained)")
+        raise ValueError(f"{path} is no whole safetensors file: fetch it again (git lfs pull) ({key})")

@@ -2,16 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import reduce
-from typing import Any
+from dataclasses import fields, replace
+from functools import partial, reduce
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 
 from callbacks.regularizer import Regularizer
-from callbacks.step import DiffusionStep, Needs
+from callbacks.step import Needs, Step
 
 _HOOKS = ("augmentation_probability", "sample_weight", "loss")
 
@@ -27,25 +27,38 @@ class RegularizedModule(L.LightningModule, ABC):
         lr_scheduler: partial of a torch scheduler over an optimiser, stepped with every optimiser step.
 
     Raises:
-        ValueError: there is not exactly one primary term, a plug-in does nothing, or two decide the augmentation.
+        ValueError: there is not exactly one primary term, a plug-in does nothing, or it needs what this module has not.
     """
+
+    serves: ClassVar[frozenset[str]]
+    """The fields of `Needs` that a step of this module can fill."""
 
     def __init__(
         self,
         *,
         regularizers: Mapping[str, Regularizer],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        optimizer: partial[torch.optim.Optimizer],
         lr_scheduler: Callable[..., Any],
     ) -> None:
         super().__init__()
         self.strict_loading = False  # `load_state_dict` below is stricter
         self.regularizers = active_regularizers(regularizers)
         self.needs = reduce(Needs.__or__, (plugin.needs for plugin in self.regularizers.values()), Needs())
+        self._refuse_unserved()
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._unchecked: list[tuple[int, Tensor, Tensor, Any]] = []
+        self._unchecked: list[tuple[int, Tensor, Mapping[str, Tensor], Any]] = []
+
+    def _refuse_unserved(self) -> None:
+        for name, plugin in self.regularizers.items():
+            asked = {field.name for field in fields(Needs) if getattr(plugin.needs, field.name)}
+            if unserved := sorted(asked - self.serves):
+                raise ValueError(
+                    f"regularizer.{name} needs {', '.join(unserved)}, which a step of {type(self).__name__} does not "
+                    "have: it belongs to another kind of model"
+                )
 
     @abstractmethod
-    def make_step(self, batch: Any) -> DiffusionStep:
+    def make_step(self, batch: Any) -> Step:
         """All randomness and all forwards of one step."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -54,7 +67,7 @@ class RegularizedModule(L.LightningModule, ABC):
             step = replace(step, sample_weight=self._sample_weight(step))
             total, logs = self._sum_of_losses(step)
         is_logged = self.is_logged_step
-        self._unchecked.append((self.trainer.global_step, total.detach(), step.timesteps, batch))
+        self._unchecked.append((self.trainer.global_step, total.detach(), step.draws, batch))
         if is_logged or not total.is_cuda:  # on an accelerator a look at the loss would wait for it
             self._refuse_non_finite()
         if is_logged:
@@ -80,20 +93,21 @@ class RegularizedModule(L.LightningModule, ABC):
 
     def _refuse_non_finite(self) -> None:
         finite = torch.stack([total for _, total, _, _ in self._unchecked]).isfinite().tolist()
-        for (number, total, timesteps, batch), is_finite in zip(self._unchecked, finite, strict=True):
+        for (number, total, draws, batch), is_finite in zip(self._unchecked, finite, strict=True):
             if not is_finite:
+                drawn = "".join(f"{name} {values.tolist()}, " for name, values in draws.items())
                 raise FloatingPointError(
-                    f"the loss became {total.item()} in step {number}, timesteps {timesteps.tolist()}, "
-                    f"{self.describe(batch)}: lower optimizer.lr, or leave that picture out"
+                    f"the loss became {total.item()} in step {number}, {drawn}{self.describe(batch)}: lower "
+                    "optimizer.lr, or leave that picture out"
                 )
         self._unchecked.clear()
 
-    def _sample_weight(self, step: DiffusionStep) -> Tensor | None:
+    def _sample_weight(self, step: Step) -> Tensor | None:
         weights = [plugin.sample_weight(step) for plugin in self.regularizers.values()]
         given = [weight for weight in weights if weight is not None]
         return reduce(torch.mul, given) if given else None
 
-    def _sum_of_losses(self, step: DiffusionStep) -> tuple[Tensor, dict[str, Tensor]]:
+    def _sum_of_losses(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         total, logs = torch.zeros((), device=self.device), {}
         for name, plugin in self.regularizers.items():
             if (term := plugin.loss(step)) is None:
@@ -115,11 +129,15 @@ class RegularizedModule(L.LightningModule, ABC):
         return merged
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer([parameter for _, parameter in self._trained()])
+        optimizer = self._optimizer(self.trained_groups(self._optimizer.keywords))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
         }
+
+    def trained_groups(self, optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What trains, in groups with settings of their own beside the `optimizer`'s."""
+        return [{"params": [parameter for _, parameter in self._trained()]}]
 
     def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]

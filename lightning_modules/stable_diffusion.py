@@ -65,6 +65,9 @@ class StableDiffusion:
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"{pretrained} predicts {self.prediction_type!r}: epsilon and v_prediction are supported")
 
+    def to(self, device: torch.device | str | None) -> None:
+        self.pipeline.to(device)
+
     @property
     def num_train_timesteps(self) -> int:
         return int(self.noise_scheduler.config.num_train_timesteps)

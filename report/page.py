@@ -17,6 +17,7 @@ from report.plots import Plot, Points, bin_curves, curve
 
 _BIN = re.compile(r"(?P<family>.+)/bin_(?P<bin>\d+)")
 _EMBEDDED = 512  # longest side of an embedded picture, in pixels
+_WIDE = 16383  # longest side of the attention's grid, which is embedded as it is: WebP holds no longer one
 _SHOWN = 256  # widest that a photo is shown, in CSS pixels
 _SPRITE = 128  # pictures up to this width are shown at least this wide, in whole pixels
 _FAMILIES = {  # what a reader should know of a metric that is logged per timestep bin
@@ -48,6 +49,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names.
+    A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
         run_dir: folder of the run.
@@ -80,6 +82,8 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
     text = environment.get_template("page.html.jinja").render(
         summary=_summary(run_dir / "metrics.json"),
         provenance=_provenance(run_dir / "provenance.json"),
+        classifier=(run_dir / "attention").is_dir(),
+        attention=_attention(run_dir / "attention" / "grid.png"),
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
@@ -111,6 +115,9 @@ def _summary(path: Path) -> dict[str, Any]:
     for key in ("seconds", "metrics"):
         if not isinstance(summary.setdefault(key, {}), dict):
             raise ValueError(f"{path}: {key!r} is no mapping of names")
+    classes = summary.setdefault("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path}: 'classes' is no list of names")
     numbers = {f"seconds.{name}": value for name, value in summary["seconds"].items()}
     for name, metric in summary["metrics"].items():
         if not isinstance(metric, dict):
@@ -151,6 +158,11 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _attention(path: Path) -> Picture | None:
+    alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
+    return _picture(path, alt, "", whole=True) if path.is_file() else None
+
+
 def _inside(index: Path, name: Any) -> Path:
     # The page may be sent to others: a run folder from elsewhere must not pull in pictures from outside of it.
     if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -158,7 +170,7 @@ def _inside(index: Path, name: Any) -> Path:
     return index.parent / name
 
 
-def _picture(path: Path, alt: str, caption: str) -> Picture:
+def _picture(path: Path, alt: str, caption: str, *, whole: bool = False) -> Picture:
     if not path.is_file():
         raise ValueError(f"{path}: this picture is missing; draw it again, or take it out of its list")
     try:
@@ -167,10 +179,11 @@ def _picture(path: Path, alt: str, caption: str) -> Picture:
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error}); draw it again") from error
-    image.thumbnail((_EMBEDDED, _EMBEDDED), Image.Resampling.LANCZOS)
+    longest = _WIDE if whole else _EMBEDDED
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     small = image.width <= _SPRITE
     # Whole multiples keep the pixels of a sprite square.
-    scale = -(-_SPRITE // image.width) if small else min(1.0, _SHOWN / image.width)
+    scale = -(-_SPRITE // image.width) if small else 1.0 if whole else min(1.0, _SHOWN / image.width)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG" if small else "WEBP", **({} if small else {"quality": 88}))
     return Picture(

@@ -1,10 +1,12 @@
-"""A Stable Diffusion folder with random weights, small enough to build and train in a second."""
+"""A Stable Diffusion folder and a ViT with random weights, small enough to build and train in a second."""
 
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from timm.models import save_for_hf
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lightning_modules.pretrain_sd import build_tokenizer
@@ -65,3 +67,19 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sd_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predicts the velocity."""
     return save_tiny_sd(tmp_path_factory.mktemp("tiny-sd-v"), prediction_type="v_prediction")
+
+
+def save_tiny_vit(folder: Path, *, architecture: str = "vit_tiny_patch16_224", **changes: int) -> Path:
+    """A ViT for 32 px pictures in timm's layout, with random weights of seed 0."""
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        architecture, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0, **changes
+    )
+    config = {"tag": "tiny", "input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    save_for_hf(vit, str(folder), model_config={"pretrained_cfg": config}, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_vit(tmp_path_factory.mktemp("tiny-vit"))

@@ -53,6 +53,23 @@ def fit(tiny_sd: Path, run_dir: Path, *overrides: str, steps: int = 4) -> Path:
     return run_dir
 
 
+def fit_vit(tiny_vit: Path, run_dir: Path, *overrides: str, steps: int = 4) -> Path:
+    """Trains a random-weight ViT on the embedded task in `run_dir` and judges it, in about a second."""
+    cheap_vit = [
+        f"model.pretrained='{tiny_vit}'",
+        "model.resolution=32",
+        "data.num_train=4",
+        "data.num_test=1",
+        "datamodule.batch_size=4",
+        f"trainer.max_steps={steps}",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=1",
+        "logger=csv",
+    ]
+    run.fit(compose(run_dir, "experiment=gta_vit", *cheap_vit, *overrides), run_dir)
+    return run_dir
+
+
 def train(monkeypatch: pytest.MonkeyPatch, tiny_sd: Path, run_dir: Path, *overrides: str, steps: int = 4) -> Path:
     """Trains in `run_dir` without judging the outcome."""
     monkeypatch.setattr(run, "_judge", lambda *args, **kwargs: run_dir / "report.html")

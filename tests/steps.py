@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.step import DiffusionStep, ModelPass
+from callbacks.step import ClassificationStep, DiffusionStep, ModelPass
 
 
 def diffusion_step(
@@ -48,3 +48,17 @@ def step_of_losses(
     return diffusion_step(
         with_losses(student), reference=with_losses(reference), timesteps=torch.tensor(timesteps), **fields
     )
+
+
+def classification_step(
+    logits: Tensor,
+    *,
+    captured: Mapping[str, Tensor] | None = None,
+    reference_captured: Mapping[str, Tensor] | None = None,
+    **fields: Any,
+) -> ClassificationStep:
+    """A step of unmixed pictures with one prefix token, all of class 0, unless said otherwise."""
+    fields = {"labels": torch.zeros(len(logits), dtype=torch.int64), "num_prefix_tokens": 1, "reference": None} | fields
+    if reference_captured is not None:
+        fields["reference"] = ModelPass(torch.zeros(len(logits), 1, 1), reference_captured)
+    return ClassificationStep(student=ModelPass(logits, captured or {}), **fields)

@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -19,6 +21,8 @@ class Idle(Regularizer):
 
 
 class Module(RegularizedModule):
+    serves = frozenset(field.name for field in fields(Needs))
+
     def make_step(self, batch):
         raise NotImplementedError
 

@@ -90,6 +90,20 @@ def full(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A classifier's run folder, with markup wherever a class's name may stand."""
+    folder = _bare(tmp_path)
+    _picture(folder / "attention" / "grid.png", size=(1650, 560))
+    metrics = {
+        "test/accuracy": {"tuned": 0.75, "base": None, "reference": None, "description": f"{_EVIL}, 40 pictures"},
+        f"test/jaccard/{_EVIL}": {"tuned": 0.5, "base": 0.4321},
+    }
+    summary = {"experiment": "gta_vit", "subject": "the data", "title": _EVIL, "classes": [_EVIL, "cat"]}
+    (folder / "metrics.json").write_text(json.dumps(summary | {"steps": 30, "metrics": metrics}))
+    return folder
+
+
 def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
@@ -143,6 +157,35 @@ def test_what_is_missing_is_said(bare: Path) -> None:
         assert line in text
 
 
+def test_a_classifier_s_page_shows_its_attention_as_it_is_and_nothing_of_a_subject(classifier: Path) -> None:
+    page = _Page(write_report(classifier, force=False))
+    grid = page.pictures()[0]
+    shown = Image.open(io.BytesIO(base64.b64decode(grid["src"].partition(",")[2])))
+    assert (shown.size, grid["width"], grid["height"]) == ((1650, 560), "1650", "560")
+    assert "column for each picture" in grid["alt"]
+    assert ("div", "scroll whole") in [(tag, attributes.get("class")) for tag, attributes in page.tags]
+    for text in ("Attention", "0.75", "0.4321", "base: the pretrained source", "2 classes", "cat"):
+        assert text in page.text
+    for text in ("Pictures of the subject", "Samples", "No samples were drawn.", "real", "the data"):
+        assert text not in page.text
+
+
+def test_names_of_classes_are_shown_and_never_run(classifier: Path) -> None:
+    page = _Page(write_report(classifier, force=False))
+    assert "script" not in {tag for tag, _ in page.tags}
+    # Title, heading, metric with its description, config and the list of classes.
+    assert page.text.count(_EVIL) == 6
+
+
+def test_a_classifier_s_page_shows_what_else_there_is(classifier: Path) -> None:
+    _picture(classifier / "references" / "00.png")
+    (classifier / "metrics.json").write_text('{"metrics": {"a": {"tuned": 0.1, "reference": 0.9}}}')
+    (classifier / "attention" / "grid.png").unlink()
+    text = _Page(write_report(classifier, force=False)).text
+    for line in ("Classifier · unnamed experiment", "No attention maps were drawn.", "Training", "real", "0.9"):
+        assert line in text
+
+
 def test_a_report_is_a_function_of_its_folder_and_replaced_only_by_force(full: Path) -> None:
     page = write_report(full, force=False)
     first = page.read_bytes()
@@ -176,12 +219,15 @@ def test_a_picture_missing_or_outside_is_refused_by_name(full: Path, picture: st
         ("metrics.json", "[]", "dict was expected"),
         ("metrics.json", '{"metrics": {"a": {"tuned": "x"}}}', r"metrics\.a\.tuned"),
         ("metrics.json", '{"seconds": {"fit": "x"}}', r"seconds\.fit"),
+        ("metrics.json", '{"classes": ["cat", 1]}', "'classes' is no list of names"),
         ("provenance.json", '{"packages": []}', "packages"),
         ("samples/samples.json", '[{"prompt": "a"}]', "entry 0 .*prior_prompt"),
         ("references/00.png", "no picture", r"00\.png"),
+        ("attention/grid.png", "no picture", r"grid\.png"),
     ],
 )
 def test_a_bad_file_is_refused_by_name(full: Path, name: str, content: str, message: str) -> None:
+    (full / name).parent.mkdir(exist_ok=True)
     (full / name).write_text(content)
     with pytest.raises(ValueError, match=message) as error:
         write_report(full, force=False)

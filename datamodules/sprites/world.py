@@ -59,7 +59,7 @@ def scene(seed: int, index: int) -> Scene:
     else:
         positions, largest = (str(rng.choice(list(POSITIONS))),), RADIUS["large"][1]
     sprites = tuple(draw_sprite(rng, position=position, largest=largest) for position in positions)
-    return Scene(background=background, background_rgb=_jitter(rng, BACKGROUNDS[background], 5), sprites=sprites)
+    return Scene(background=background, background_rgb=jitter(rng, BACKGROUNDS[background], 5), sprites=sprites)
 
 
 def draw_sprite(
@@ -76,7 +76,7 @@ def draw_sprite(
     size = size or str(rng.choice(list(RADIUS)))
     color = str(rng.choice(list(COLORS)))
     texture = str(rng.choice(list(TEXTURES), p=(0.4, 0.2, 0.2, 0.2)))
-    rgb = _jitter(rng, COLORS[color], 6)
+    rgb = jitter(rng, COLORS[color], 6)
     low, high = RADIUS[size]
     x, y = POSITIONS[position]
     return Sprite(
@@ -103,7 +103,7 @@ def repainted_scene(seed: int, index: int) -> Scene:
         x, y = sprite.center
         sprite = replace(sprite, center=(x + rng.uniform(-2.5, 2.5), y + rng.uniform(-2.5, 2.5)))
         if rng.random() < 0.4:
-            paint = Paint(str(rng.choice(list(PATTERNS))), _any_color(rng), _any_color(rng))
+            paint = Paint(str(rng.choice(list(PATTERNS))), any_color(rng), any_color(rng))
             sprite = replace(sprite, color="", paint=paint)
         sprites.append(sprite)
     return replace(original, sprites=tuple(sprites))
@@ -114,13 +114,13 @@ def wild_scene(seed: int, index: int) -> Scene:
     rng = np.random.default_rng([seed, index, 1])
     sprites = []
     for _ in range(rng.integers(1, 4)):
-        first, second = _any_color(rng), _any_color(rng)
+        first, second = any_color(rng), any_color(rng)
         if rng.random() < 0.3:
             second = shade(first)
         sprite = draw_sprite(rng, position="center", paint=Paint(str(rng.choice(list(PATTERNS))), first, second))
         center = (rng.uniform(12, 52), rng.uniform(12, 52))
         sprites.append(replace(sprite, center=center, radius=rng.uniform(8, 20), angle=rng.uniform(-0.4, 0.4)))
-    return Scene(background="", background_rgb=_any_color(rng), sprites=tuple(sprites))
+    return Scene(background="", background_rgb=any_color(rng), sprites=tuple(sprites))
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
@@ -162,11 +162,13 @@ def _coverage(sprite: Sprite, x: NDArray[np.floating[Any]], y: NDArray[np.floati
     return np.clip(0.5 - SHAPES[sprite.noun](x, y) * sprite.radius, 0, 1).astype(np.float32)
 
 
-def _jitter(rng: np.random.Generator, color: RGB, amount: int) -> RGB:
+def jitter(rng: np.random.Generator, color: RGB, amount: int) -> RGB:
+    """`color` with each channel moved by at most `amount`."""
     red, green, blue = (int(np.clip(c + rng.integers(-amount, amount + 1), 0, 255)) for c in color)
     return red, green, blue
 
 
-def _any_color(rng: np.random.Generator) -> RGB:
+def any_color(rng: np.random.Generator) -> RGB:
+    """Uniform over all colours."""
     red, green, blue = (int(c) for c in rng.integers(0, 256, 3))
     return red, green, blue

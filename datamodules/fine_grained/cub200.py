@@ -1,0 +1,56 @@
+"""CUB-200-2011, birds (Wah et al., 2011): https://www.vision.caltech.edu/datasets/cub_200_2011."""
+
+from datamodules.classification import ClassificationData, LabelledPicture
+from datamodules.fine_grained.release import Release, assemble, label_of, locate, read_rows
+
+RELEASE = Release(
+    name="cub200",
+    folder="CUB_200_2011",
+    index=("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
+    fetch="unpack https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz into the folder data.root, "
+    "which then holds CUB_200_2011/images.txt and CUB_200_2011/images/",
+    num_classes=200,
+    num_train=5994,
+    num_test=5794,
+)
+
+
+def cub200(*, root: str, fraction: float, validation_share: float, seed: int) -> ClassificationData:
+    """200 species with the official split, 5994 training and 5794 test pictures.
+
+    Args:
+        root: the folder that holds `CUB_200_2011`, or that folder.
+        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
+        validation_share: share of those that is held out of training, to choose settings on.
+        seed: of the subset; the run's own seed is at the top.
+
+    Raises:
+        FileNotFoundError: a folder, list or picture (named) is missing.
+        ValueError: a list is not the official one, or an argument is out of range.
+    """
+    where = locate(RELEASE, root)
+    labels = where / "image_class_labels.txt"
+    label = dict(read_rows(labels, columns=2))
+    is_train = dict(read_rows(where / "train_test_split.txt", columns=2))
+    train: list[LabelledPicture] = []
+    test: list[LabelledPicture] = []
+    for number, name in read_rows(where / "images.txt", columns=2):
+        if number not in label or number not in is_train:
+            lacking = "image_class_labels.txt" if number not in label else "train_test_split.txt"
+            raise ValueError(f"{where / lacking}: no line for image {number}, {name}; {RELEASE.fetch}")
+        picture = where / "images" / name
+        (train if is_train[number] == "1" else test).append(
+            LabelledPicture(picture=picture, label=label_of(label[number], RELEASE, labels), name=name)
+        )
+    return assemble(
+        RELEASE,
+        where,
+        classes=[
+            name.split(".", 1)[-1].replace("_", " ") for _, name in read_rows(where / "classes.txt", columns=2)
+        ],  # "001.Black_footed_Albatross"
+        train=train,
+        test=test,
+        fraction=fraction,
+        validation_share=validation_share,
+        seed=seed,
+    )
