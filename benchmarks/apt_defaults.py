@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from step_cost import build, compose_run
+from lanes import build, compose_run
 from torch import Tensor
 
 STEPS, WINDOW, STOPS = 400, 16, (25, 50, 100, 200, 400)

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from metrics.localization import AttentionJaccard
 from PIL import Image
-from report.attention import attention_grid
 from rich.progress import track
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -22,6 +20,8 @@ from datamodules.classification import LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
 from lightning_modules.vision_transformer import VisionTransformer
 from lightning_modules.vit_adapter import ViTAdapter
+from metrics.localization import AttentionJaccard
+from report.attention import attention_grid
 from report.page import write_report
 
 

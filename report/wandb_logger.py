@@ -29,11 +29,14 @@ def has_api_key() -> bool:
 
 
 def publish(logger: Any, run_dir: Path) -> None:
-    """Logs the pictures with their prompts and the table of results of `run_dir`, where `logger` is W&B's."""
+    """Logs the pictures (samples with their prompts, attention maps) and the results of `run_dir`, to W&B alone."""
     if not isinstance(logger, WandbLogger):
         return
+    if (run_dir / "attention/grid.png").is_file():
+        logger.log_image("attention", [str(run_dir / "attention/grid.png")])
     samples = run_dir / "samples"
-    for entry in json.loads((samples / "samples.json").read_text()):
+    drawn = (samples / "samples.json").is_file()
+    for entry in json.loads((samples / "samples.json").read_text()) if drawn else ():
         for kind in ("base", "tuned"):
             prompt = entry["prompt"] if kind == "tuned" else entry["prior_prompt"]
             paths = [str(samples / path) for path in entry[kind]]

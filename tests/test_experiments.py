@@ -14,7 +14,7 @@ from tests.conftest import PHOTOS, ROOT
 from tests.runs import compose, fit, train
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
-DIFFUSION = [name for name in EXPERIMENTS if not name.startswith("pretrain")]
+DIFFUSION = [name for name in EXPERIMENTS if not name.startswith("pretrain") and not name.endswith("_vit")]
 FEW_CLASS_IMAGES = "regularizer.prior_preservation.num_class_images=2"
 APT = "experiment=apt_dreambooth"
 SURE = "regularizer.overfitting_indicator.scale=1e5"  # a tiny model overfits little: raise γ
@@ -54,12 +54,20 @@ CHOICES = [
     for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
     if not path.stem.startswith("pretrain")
 ]
-REQUIRED = {"data=dreambooth": ["data.root=x", "data.subject=y"], "data=folder": ["data.root=x", "data.class_word=y"]}
+CLASSIFICATION = {"cluttered_objects", "cub200", "fgvc_aircraft", "image_folder", "oxford_pets", "stanford_cars"}
+CLASSIFICATION |= {"stanford_dogs"}
+VIT = {f"data={name}" for name in CLASSIFICATION} | {choice for choice in CHOICES if "vit" in choice}
+REQUIRED = {
+    "data=dreambooth": ["data.root=x", "data.subject=y"],
+    "data=folder": ["data.root=x", "data.class_word=y"],
+    **dict.fromkeys((f"data={name}" for name in CLASSIFICATION - {"cluttered_objects"}), ["data.root=x"]),
+}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_only_its_named_values_are_open(tmp_path, choice):
-    cfg = compose(tmp_path, "experiment=dreambooth", choice, *REQUIRED.get(choice, []))
+    experiment = "finetune_vit" if choice in VIT else "dreambooth"
+    cfg = compose(tmp_path, f"experiment={experiment}", choice, *REQUIRED.get(choice, []))
     assert OmegaConf.to_container(cfg, resolve=True)
     assert not OmegaConf.missing_keys(cfg)
 

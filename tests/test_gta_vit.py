@@ -107,8 +107,8 @@ def test_saved_as_timm_and_peft_read_it(tiny_vit, tmp_path):
 
 
 def test_head_learns_faster_and_lower_blocks_slower(tiny_vit, tmp_path):
-    cfg = compose(tmp_path, "experiment=gta_vit", f"model.pretrained='{tiny_vit}'", "model.resolution=32",
-                  "module.layer_decay=0.5", "trainer.max_steps=1", "module.head_lr_scale=10", "optimizer.lr=1")  # fmt: skip
+    overrides = ["model.resolution=32", "module.layer_decay=0.5", "trainer.max_steps=1", "optimizer.lr=1"]
+    cfg = compose(tmp_path, "experiment=gta_vit", f"model.pretrained='{tiny_vit}'", *overrides)
     module = instantiate(cfg.module)
     module.model.set_classes(3)
     module.vit = module.model.vit
@@ -148,7 +148,7 @@ def load(folder, **changes):
 
 def test_weights_of_another_architecture_are_refused(tiny_vit, tmp_path):
     other = save_tiny_vit(tmp_path / "other", qkv_bias=False)
-    with pytest.raises(ValueError, match="model.checkpoint=.* does not fit"):
+    with pytest.raises(ValueError, match=r"model\.checkpoint=.* does not fit"):
         load(tiny_vit, checkpoint=str(other / "model.safetensors"))
     assert load(tiny_vit, checkpoint=str(tiny_vit / "model.safetensors")).num_prefix_tokens == 1
 

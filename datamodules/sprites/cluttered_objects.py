@@ -1,19 +1,26 @@
 """The embedded target task of GTA: fine-grained classes, cluttered pictures, few of them.
 
-A class is a noun in a pattern that pretraining never showed; colours say nothing. While training, the ground is a
-class's habitat more often than chance, as that of birds is; in the test pictures it is any. Whoever looks at the object
-is right.
+A class is a noun in a palette of two colours, as a bird's species is its shape and its plumage; the pattern is any of
+those that pretraining never showed. While training, the ground is a class's habitat more often than chance, as that of
+birds is; in the test pictures it is any. Whoever looks at the object is right.
 """
 
 import numpy as np
 from PIL import Image
 
 from datamodules.classification import ClassificationData, LabelledPicture, nested_subset, split_validation
-from datamodules.sprites.cluttered import UNSEEN_PATTERNS, Thing, cluttered_picture, draw_paint
-from datamodules.sprites.paint import BACKGROUNDS
+from datamodules.sprites.cluttered import UNSEEN_PATTERNS, Thing, cluttered_picture
+from datamodules.sprites.paint import BACKGROUNDS, RGB, Paint
+from datamodules.sprites.world import jitter
 
 NOUNS = ("circle", "heart", "star", "flower")
-CLASSES = tuple((noun, pattern) for noun in NOUNS for pattern in UNSEEN_PATTERNS)
+PALETTES: dict[str, tuple[RGB, RGB]] = {
+    "ember": ((205, 60, 35), (245, 190, 80)),
+    "lagoon": ((30, 115, 160), (165, 230, 205)),
+    "orchid": ((150, 60, 150), (240, 180, 215)),
+    "moss": ((75, 110, 40), (205, 205, 120)),
+}
+CLASSES = tuple((noun, palette) for noun in NOUNS for palette in PALETTES)
 
 
 def cluttered_objects(
@@ -42,7 +49,7 @@ def cluttered_objects(
     train, validation = split_validation([p.label for p in used], share=validation_share, seed=seed)
     return ClassificationData(
         name="cluttered_objects",
-        classes=tuple(f"{pattern} {noun}" for noun, pattern in CLASSES),
+        classes=tuple(f"{palette} {noun}" for noun, palette in CLASSES),
         train=tuple(used[i] for i in train),
         validation=tuple(used[i] for i in validation),
         test=tuple(
@@ -54,8 +61,15 @@ def cluttered_objects(
 def _picture(seed: int, label: int, number: int, habitat: float) -> LabelledPicture:
     """Picture `number` of a class: those from 0 on are for training, those below for the test."""
     rng = np.random.default_rng([seed, label, abs(number), int(number < 0), 31])
-    noun, pattern = CLASSES[label]
     ground = list(BACKGROUNDS)[label % len(BACKGROUNDS)] if rng.random() < habitat else None
-    drawn = cluttered_picture(rng, Thing(noun, draw_paint(rng, pattern)), ground=ground)
-    name = f"{pattern}_{noun}_{'test' if number < 0 else 'train'}_{abs(number)}"
+    drawn = cluttered_picture(rng, draw_member(rng, label), ground=ground)
+    noun, palette = CLASSES[label]
+    name = f"{palette}_{noun}_{'test' if number < 0 else 'train'}_{abs(number)}"
     return LabelledPicture(picture=Image.fromarray(drawn.pixels), label=label, name=name, mask=drawn.mask)
+
+
+def draw_member(rng: np.random.Generator, label: int) -> Thing:
+    """An object of a class: its noun, its palette a little off, any of the unseen patterns."""
+    noun, palette = CLASSES[label]
+    first, second = (jitter(rng, color, 25) for color in PALETTES[palette])
+    return Thing(noun, Paint(str(rng.choice(UNSEEN_PATTERNS)), first, second))
