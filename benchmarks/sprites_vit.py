@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from callbacks.cls_attention import ClsAttentionCapture  # noqa: E402
-from datamodules.sprites.cluttered import Thing, cluttered_picture, draw_paint  # noqa: E402
-from datamodules.sprites.cluttered_objects import CLASSES  # noqa: E402
+from datamodules.sprites.cluttered import cluttered_picture  # noqa: E402
+from datamodules.sprites.cluttered_objects import CLASSES, draw_member  # noqa: E402
 from datamodules.sprites.pretraining import to_pixel_values  # noqa: E402
 from lightning_modules.classification_evaluation import cls_attention_maps  # noqa: E402
 from metrics.localization import AttentionJaccard  # noqa: E402
@@ -34,8 +34,7 @@ def main() -> None:
     pictures = []
     for index in range(args.count):
         rng = np.random.default_rng([1, index, 41])
-        noun, pattern = CLASSES[index % len(CLASSES)]
-        pictures.append(cluttered_picture(rng, Thing(noun, draw_paint(rng, pattern))))
+        pictures.append(cluttered_picture(rng, draw_member(rng, index % len(CLASSES))))
     pixel_values = to_pixel_values(np.stack([each.pixels for each in pictures]))
     masks = torch.from_numpy(np.stack([each.mask for each in pictures]))
     share = masks.float().mean()

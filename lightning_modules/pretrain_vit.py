@@ -17,9 +17,9 @@ from lightning_modules.pretrain_vae import refuse_existing
 class PretrainViTModule(L.LightningModule):
     """Trains a ViT by contrast (SimCLR, arXiv:2002.05709): two pictures of one object attract, all others repel.
 
-    The two pictures show the object at other places, on another ground, among other clutter, and are recoloured and
-    mirrored at random, so that [CLS] can only win by finding the object. Contrast rather than DINO's self-distillation:
-    one model and no teacher's pass, and it cannot collapse, so that minutes on a laptop's CPU are enough. Loads with
+    The two pictures show the object at other places, on another ground, among other clutter and in another light, so
+    that [CLS] can only win by finding the object. Contrast rather than DINO's self-distillation: one model and no
+    teacher's pass, and it cannot collapse, so that minutes on a laptop's CPU are enough. Loads with
     `timm.create_model("local-dir:<export_dir>", pretrained=True)`.
 
     Args:
@@ -27,7 +27,6 @@ class PretrainViTModule(L.LightningModule):
         vit: arguments that change it.
         projector: widths of the hidden and the last layer between [CLS] and the loss; dropped afterwards.
         temperature: of the softmax over similarities.
-        recoloring: share of the pictures whose channels are permuted.
         optimizer: partial of a torch optimiser over parameters.
         lr_scheduler: partial of a torch scheduler over an optimiser.
         export_dir: folder of the model; must not hold one yet.
@@ -40,7 +39,6 @@ class PretrainViTModule(L.LightningModule):
         vit: dict[str, Any],
         projector: list[int],
         temperature: float,
-        recoloring: float,
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[..., Any],
         export_dir: str,
@@ -53,12 +51,12 @@ class PretrainViTModule(L.LightningModule):
         self.projector = nn.Sequential(
             nn.Linear(self.vit.num_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
         )
-        self.temperature, self.recoloring = temperature, recoloring
+        self.temperature = temperature
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["position"][0]))
-        pictures = augmented(batch["pixel_values"], recoloring=self.recoloring, generator=generator)
+        pictures = augmented(batch["pixel_values"], generator=generator)
         first, second = self.projector(self.vit(pictures)).chunk(2)
         loss, accuracy = contrastive_loss(first, second, temperature=self.temperature)
         self.log("loss/contrastive", loss, prog_bar=True)
@@ -96,16 +94,13 @@ def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float) -> tu
     return F.cross_entropy(similarity, partner), (similarity.argmax(1) == partner).float().mean()
 
 
-def augmented(pictures: Tensor, *, recoloring: float, generator: torch.Generator) -> Tensor:
-    """`pictures` `[B, 3, H, W]` in [-1, 1], each mirrored with chance 1/2, and about `recoloring` with other channels.
+def augmented(pictures: Tensor, *, generator: torch.Generator) -> Tensor:
+    """`pictures` `[B, 3, H, W]` in [-1, 1], each mirrored with chance 1/2 and under a little other light.
 
-    Every picture's contrast and brightness change a little as well.
+    The light changes contrast and brightness of each channel; the order of the channels stays, since colours are most
+    of what sets the objects apart.
     """
     count = len(pictures)
-    order = torch.rand(count, 3, generator=generator).argsort(1)
-    keep = torch.rand(count, 1, generator=generator) >= recoloring
-    order = torch.where(keep, torch.arange(3), order)
-    pictures = pictures[torch.arange(count)[:, None], order]
     contrast = 0.8 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
     brightness = 0.2 * torch.rand(count, 3, 1, 1, generator=generator) - 0.1
     mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5

@@ -60,7 +60,7 @@ VIT = {f"data={name}" for name in CLASSIFICATION} | {choice for choice in CHOICE
 REQUIRED = {
     "data=dreambooth": ["data.root=x", "data.subject=y"],
     "data=folder": ["data.root=x", "data.class_word=y"],
-    **dict.fromkeys((f"data={name}" for name in CLASSIFICATION - {"cluttered_objects"}), ["data.root=x"]),
+    **{f"data={name}": ["data.root=x"] for name in CLASSIFICATION - {"cluttered_objects"}},
 }
 
 

@@ -96,7 +96,7 @@ def test_saved_as_timm_and_peft_read_it(tiny_vit, tmp_path):
     full = fit_vit(tiny_vit, tmp_path / "full")
     vit = timm.create_model(f"local-dir:{full / 'vit'}", pretrained=True)
     assert vit.head.out_features == 16
-    assert vit.pretrained_cfg["label_names"][0] == "face circle"
+    assert vit.pretrained_cfg["label_names"][0] == "ember with cream"
     lora = fit_vit(tiny_vit, tmp_path / "lora", "experiment=lora_vit")
     base = timm.create_model(f"local-dir:{tiny_vit}", pretrained=True, num_classes=16)
     pictures = torch.randn(2, 3, 32, 32)

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from diffusers import StableDiffusionPipeline
+from timm.data import resolve_data_config
 
 import run
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
 from datamodules.sprites.world import POSITIONS, render, scene
 from lightning_modules.pretrain_judge import attribute_loss, blurred
+from lightning_modules.pretrain_vit import augmented, contrastive_loss
 from metrics.attribute_adherence import attribute_adherence
 from metrics.sprites_judge import SpritesJudge
 from tests.runs import compose
@@ -57,6 +60,33 @@ def test_clip(pretrain, tmp_path):
         assert model.encode_text(tokens).shape == model.encode_image(torch.zeros(2, 3, 64, 64)).shape
     with pytest.raises(Exception, match="holds a model already"):
         pretrain("clip", *export)
+
+
+def test_vit(pretrain, tmp_path):
+    export = [f"module.export_dir='{tmp_path}/vit'", "datamodule.num_things=6", "module.lr_scheduler.pct_start=0.5"]
+    pretrain("vit", *export)
+    vit = timm.create_model(f"local-dir:{tmp_path}/vit", pretrained=True).eval()
+    assert vit(torch.zeros(2, 3, 64, 64)).shape == (2, 96)
+    assert resolve_data_config(model=vit)["mean"] == [0.5, 0.5, 0.5]
+    with pytest.raises(Exception, match="holds a model already"):
+        pretrain("vit", *export)
+
+
+def test_contrastive_loss_by_hand():
+    """Two pairs on the axes: each row's partner has similarity 1, the two others 0."""
+    first = torch.eye(2)
+    loss, accuracy = contrastive_loss(first, 3 * first, temperature=0.5)
+    assert loss.item() == pytest.approx(-2 + np.log(np.exp(2) + 2), rel=1e-6) and accuracy == 1
+    crossed, accuracy = contrastive_loss(first, first.flip(0), temperature=0.5)
+    assert crossed.item() == pytest.approx(np.log(np.exp(2) + 2), rel=1e-6) and accuracy == 0
+
+
+def test_augmented_pictures_are_mirrored_or_not():
+    pictures = torch.linspace(-0.5, 0.5, 8).expand(64, 3, 4, 8)
+    changed = augmented(pictures, generator=torch.Generator().manual_seed(0))
+    rises = (changed[..., -1] > changed[..., 0]).flatten(1)
+    assert rises.all(1).any() and (~rises).all(1).any() and (rises.all(1) | (~rises).all(1)).all()
+    assert not torch.equal(changed[0], changed[1]) and changed.abs().max() <= 1
 
 
 def test_judge(pretrain, tmp_path):

@@ -1,8 +1,8 @@
 """The embedded target task of GTA: fine-grained classes, cluttered pictures, few of them.
 
-A class is a noun in a palette of two colours, as a bird's species is its shape and its plumage; the pattern is any of
-those that pretraining never showed. While training, the ground is a class's habitat more often than chance, as that of
-birds is; in the test pictures it is any. Whoever looks at the object is right.
+A class is a pair of colours, as a bird's species is its plumage; its members are of any noun, in any pattern that
+pretraining never showed. Everything else is coloured at random. While training, the ground is a class's habitat more
+often than chance, as that of birds is; in the test pictures it is any. Whoever looks at the object is right.
 """
 
 import numpy as np
@@ -11,16 +11,22 @@ from PIL import Image
 from datamodules.classification import ClassificationData, LabelledPicture, nested_subset, split_validation
 from datamodules.sprites.cluttered import UNSEEN_PATTERNS, Thing, cluttered_picture
 from datamodules.sprites.paint import BACKGROUNDS, RGB, Paint
+from datamodules.sprites.shapes import SHAPES
 from datamodules.sprites.world import jitter
 
-NOUNS = ("circle", "heart", "star", "flower")
-PALETTES: dict[str, tuple[RGB, RGB]] = {
-    "ember": ((205, 60, 35), (245, 190, 80)),
-    "lagoon": ((30, 115, 160), (165, 230, 205)),
-    "orchid": ((150, 60, 150), (240, 180, 215)),
-    "moss": ((75, 110, 40), (205, 205, 120)),
+MAIN: dict[str, RGB] = {
+    "ember": (205, 60, 35),
+    "lagoon": (30, 115, 160),
+    "orchid": (150, 60, 150),
+    "moss": (75, 125, 40),
 }
-CLASSES = tuple((noun, palette) for noun in NOUNS for palette in PALETTES)
+MARKINGS: dict[str, RGB] = {
+    "cream": (245, 225, 170),
+    "rose": (245, 160, 190),
+    "charcoal": (45, 45, 50),
+    "mint": (150, 235, 190),
+}
+CLASSES = tuple((main, marking) for main in MAIN for marking in MARKINGS)
 
 
 def cluttered_objects(
@@ -49,7 +55,7 @@ def cluttered_objects(
     train, validation = split_validation([p.label for p in used], share=validation_share, seed=seed)
     return ClassificationData(
         name="cluttered_objects",
-        classes=tuple(f"{palette} {noun}" for noun, palette in CLASSES),
+        classes=tuple(f"{main} with {marking}" for main, marking in CLASSES),
         train=tuple(used[i] for i in train),
         validation=tuple(used[i] for i in validation),
         test=tuple(
@@ -63,13 +69,13 @@ def _picture(seed: int, label: int, number: int, habitat: float) -> LabelledPict
     rng = np.random.default_rng([seed, label, abs(number), int(number < 0), 31])
     ground = list(BACKGROUNDS)[label % len(BACKGROUNDS)] if rng.random() < habitat else None
     drawn = cluttered_picture(rng, draw_member(rng, label), ground=ground)
-    noun, palette = CLASSES[label]
-    name = f"{palette}_{noun}_{'test' if number < 0 else 'train'}_{abs(number)}"
+    main, marking = CLASSES[label]
+    name = f"{main}_{marking}_{'test' if number < 0 else 'train'}_{abs(number)}"
     return LabelledPicture(picture=Image.fromarray(drawn.pixels), label=label, name=name, mask=drawn.mask)
 
 
 def draw_member(rng: np.random.Generator, label: int) -> Thing:
-    """An object of a class: its noun, its palette a little off, any of the unseen patterns."""
-    noun, palette = CLASSES[label]
-    first, second = (jitter(rng, color, 25) for color in PALETTES[palette])
-    return Thing(noun, Paint(str(rng.choice(UNSEEN_PATTERNS)), first, second))
+    """An object of a class: its colours a little off, any noun, any of the unseen patterns."""
+    main, marking = CLASSES[label]
+    paint = Paint(str(rng.choice(UNSEEN_PATTERNS)), jitter(rng, MAIN[main], 20), jitter(rng, MARKINGS[marking], 20))
+    return Thing(str(rng.choice(list(SHAPES))), paint)
