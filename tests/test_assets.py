@@ -1,16 +1,26 @@
-"""The embedded pipeline as a user of plain diffusers meets it."""
+"""The embedded models as users of plain diffusers and timm meet them."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from diffusers import StableDiffusionPipeline
 
+from callbacks.cls_attention import ClsAttentionCapture
 from conftest import ROOT
 from datamodules.sprites.captions import with_article
+from datamodules.sprites.cluttered import cluttered_picture
+from datamodules.sprites.cluttered_objects import draw_member
 from datamodules.sprites.paint import BACKGROUNDS
+from datamodules.sprites.pretraining import to_pixel_values
+from lightning_modules.classification_evaluation import cls_attention_maps
 from metrics.background_adherence import background_adherence
+from metrics.localization import AttentionJaccard
 
 FOLDER = ROOT / "assets/sprites-sd"
+VIT = ROOT / "assets/sprites-vit"
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +30,10 @@ def pipeline() -> StableDiffusionPipeline:
     return loaded
 
 
-def test_it_is_small_and_holds_safetensors_only() -> None:
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 25e6
+@pytest.mark.parametrize(("folder", "size"), [(FOLDER, 25e6), (VIT, 4e6)])
+def test_it_is_small_and_holds_safetensors_only(folder: Path, size: float) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < size
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
@@ -39,3 +50,16 @@ def test_backgrounds_follow_the_prompt(pipeline: StableDiffusionPipeline) -> Non
     drawn = pipeline(prompts, generator=generators, num_inference_steps=10, guidance_scale=4.0, height=64, width=64)
     adherence = background_adherence([np.asarray(picture) for picture in drawn.images], prompts)
     assert adherence is not None and adherence >= 0.9
+
+
+def test_the_vit_looks_at_the_object() -> None:
+    """The [CLS] attention of its last block, over pictures of patterns that it never saw."""
+    vit = timm.create_model(f"local-dir:{VIT}", pretrained=True).eval()
+    pictures = [cluttered_picture(rng, draw_member(rng, i)) for i in range(16) for rng in [np.random.default_rng(i)]]
+    pixel_values = to_pixel_values(np.stack([each.pixels for each in pictures]))
+    attention = cls_attention_maps(vit, pixel_values, ClsAttentionCapture(vit, ["blocks.*.attn[last]"]))[1]
+    jaccard = AttentionJaccard(mass=0.6)
+    jaccard.update(attention, torch.from_numpy(np.stack([each.mask for each in pictures])))
+    scores = {name: float(value) for name, value in jaccard.compute().items()}
+    assert scores["head_mean"] > 1.3 * scores["centred_square"] and scores["head_mean"] > 2 * scores["random"]
+    assert scores["best_head"] > 2 * scores["random_best_head"]
