@@ -1,8 +1,9 @@
 """GTA beside what it is compared with: `python benchmarks/gta.py` writes `docs/benchmark_gta.md`.
 
-Of every method that has a weight, the weight is chosen first, for each share of the data, on pictures held out of that
-share of the *training* pictures; then every method trains on the whole share, once for each seed, and is tested once. A
-run that lies in the folder already is not repeated, so the command goes on where it was interrupted. Other data:
+Of every method that has a weight, the weight is chosen first, for each share of the data, on a quarter of the
+*training* pictures, held out, with seeds of their own (GTA with TransMix takes GTA's); then every method trains on the
+whole share, once for each seed, and is tested once. A run that lies in the folder already is not repeated, so the
+command goes on where it was interrupted. Other data:
 `python benchmarks/gta.py --root runs/x --out x.md --fractions 1 data=image_folder data.root=…` (run.py's overrides).
 """
 
@@ -14,8 +15,10 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from gta_table import Results, write
@@ -24,17 +27,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-WEIGHTS = {  # experiment -> the key and the values of the weight that is chosen
+WEIGHTS: dict[str, tuple[str, tuple[float, ...] | None] | None] = {  # the key and values of the weight to choose
     "linear_probe_vit": None,
     "finetune_vit": None,
     "l2sp_vit": ("regularizer.l2sp.weight", (0.1, 1.0, 10.0)),
     "bss_vit": ("regularizer.bss.weight", (0.0001, 0.001, 0.01)),
     "attention_kl_vit": ("regularizer.attention_kl.weight", (0.1, 1.0, 10.0)),
     "gta_vit": ("regularizer.spatial_attention_transfer.weight", (0.01, 0.1, 1.0)),
-    "gta_transmix_vit": ("regularizer.spatial_attention_transfer.weight", (0.01, 0.1, 1.0)),
+    "gta_transmix_vit": ("regularizer.spatial_attention_transfer.weight", None),  # GTA's
 }
 RUN_SECONDS = 32  # of one run on one core of the machine that docs/benchmark_gta.md was made on
-HELD_OUT, SELECTION_SEED = 0.25, 100
+HELD_OUT = 0.25
+SELECTION_SEEDS = (100, 101)  # of draws of their own; the largest shares have pictures enough for the first one alone
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class Run:
         key = WEIGHTS[self.experiment]
         chosen = [f"{key[0]}={self.weight}"] if key and self.weight is not None else []
         return [
-            f"experiment={self.experiment}", f"seed={self.seed}", f"data.seed={self.seed}", "logger=csv", *chosen,
+            f"experiment={self.experiment}", f"seed={self.seed}", f"data.seed={self.seed}", *chosen,
             f"data.fraction={self.fraction}", f"data.validation_share={self.validation_share}",
+            "logger=csv", "trainer.accelerator=cpu",
         ]  # fmt: skip
 
 
@@ -78,13 +83,14 @@ class Bench:
 
     def refuse_other(self) -> None:
         """Raises:
-        SystemExit: the folder's runs were made with other overrides, and would be mixed with these.
+        SystemExit: the folder's runs were made with other settings or another model, and would be mixed with these.
         """
-        note = self.root / "overrides.json"
+        note, made_with = self.root / "made_with.json", {"overrides": list(self.overrides), "recipe": recipe_hash()}
         self.root.mkdir(parents=True, exist_ok=True)
-        if note.exists() and json.loads(note.read_text()) != list(self.overrides):
-            sys.exit(f"error: the runs in {self.root} have the overrides {note.read_text()}: choose another --root")
-        note.write_text(json.dumps(self.overrides))
+        if note.exists() and json.loads(note.read_text()) != made_with:
+            sys.exit(f"error: the runs in {self.root} were made with other overrides, configs or weights: choose "
+                     "another --root, or move them away")  # fmt: skip
+        note.write_text(json.dumps(made_with))
 
     def train_all(self, runs: Iterable[Run], what: str) -> None:
         """Trains what is missing, `workers` at a time."""
@@ -96,9 +102,13 @@ class Bench:
         pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_quiet)
         with Progress(*columns) as progress, pool:
             bar = progress.add_task(what, total=len(missing))
-            for future in as_completed([pool.submit(train, run, self) for run in missing]):
-                future.result()
-                progress.advance(bar)
+            try:
+                for future in as_completed([pool.submit(train, run, self) for run in missing]):
+                    future.result()
+                    progress.advance(bar)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # an error is told now, not after all that waits
+                raise
 
     def figures(self, run: Run) -> dict[str, float]:
         """What the run's `metrics.json` says of the tuned model, by name; the source's under `base/…`."""
@@ -142,12 +152,21 @@ def _quiet() -> None:
 def weights_tried(fractions: Iterable[float]) -> list[Run]:
     """Every weight of every method at every share, trained without the pictures that it is chosen on."""
     return [
-        Run(experiment, fraction, SELECTION_SEED, weight, HELD_OUT)
+        Run(experiment, fraction, seed, weight, HELD_OUT)
         for fraction in fractions
         for experiment, key in WEIGHTS.items()
         if key
-        for weight in key[1]
+        for weight in key[1] or ()
+        for seed in (SELECTION_SEEDS if fraction < 0.3 else SELECTION_SEEDS[:1])
     ]
+
+
+def recipe_hash() -> str:
+    """Of all that decides a run beside its overrides: the configs and the embedded model."""
+    digest = sha256()
+    for path in sorted([*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "assets/sprites-vit").glob("*.safetensors")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def chosen_weight(accuracy: dict[float, float]) -> float:
@@ -167,18 +186,23 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     bench = Bench(options.root, tuple(options.overrides), options.workers)
     bench.refuse_other()
-    tried = weights_tried(options.fractions)
-    count = len(tried) + len(WEIGHTS) * len(options.fractions) * options.seeds
+    fractions = sorted(options.fractions)
+    tried = weights_tried(fractions)
+    count = len(tried) + len(WEIGHTS) * len(fractions) * options.seeds
     minutes = count * RUN_SECONDS / options.workers / 60
     print(f"{count} runs × {RUN_SECONDS} s / {options.workers} processes: about {minutes:.0f} minutes in all")
     started = time.perf_counter()
     bench.train_all(tried, "choosing weights")
     chosen: dict[tuple[str, float], float | None] = {}
-    for fraction in options.fractions:
+    for fraction in fractions:
         for experiment in WEIGHTS:
             mine = [run for run in tried if (run.experiment, run.fraction) == (experiment, fraction)]
-            accuracy = {float(run.weight or 0): bench.figures(run)["validation/accuracy"] for run in mine}
+            scores: dict[float, list[float]] = {}
+            for run in mine:
+                scores.setdefault(float(run.weight or 0), []).append(bench.figures(run)["validation/accuracy"])
+            accuracy = {weight: mean(values) for weight, values in scores.items()}
             chosen[experiment, fraction] = chosen_weight(accuracy) if accuracy else None
+        chosen["gta_transmix_vit", fraction] = chosen["gta_vit", fraction]
     runs = {
         (experiment, fraction): [Run(experiment, fraction, seed, weight, 0.0) for seed in range(options.seeds)]
         for (experiment, fraction), weight in chosen.items()
@@ -187,8 +211,8 @@ def main() -> None:
     results = Results(
         figures={key: [bench.figures(run) for run in group] for key, group in runs.items()},
         weights=chosen,
-        tried={experiment: key[1] for experiment, key in WEIGHTS.items() if key},
-        record=bench.record(runs["gta_vit", options.fractions[-1]][0]),
+        tried={experiment: key[1] for experiment, key in WEIGHTS.items() if key and key[1]},
+        record=bench.record(runs["gta_vit", fractions[-1]][0]),
         command=" ".join(["python benchmarks/gta.py", *sys.argv[1:]]),
     )
     write(options.out, results)

@@ -130,7 +130,8 @@ def write(path: Path, results: Results) -> None:
         f"{record['pictures']['train']} training pictures at {largest:.0%}, {record['pictures']['test']} test "
         f"pictures; each seed draws data, subset, head and order anew; mean ± standard error over {results.seeds} "
         f"seeds. Every method trains {record['steps']} steps with its experiment's settings. Weights were chosen by "
-        "accuracy on a quarter of each share's training pictures, with a seed of their own; the test pictures were "
+        "accuracy on a quarter of the training pictures, held out, in draws with seeds of their own (two at the shares "
+        "below 30 %, one otherwise): a coarse choice. GTA with TransMix takes GTA's weight. The test pictures were "
         "looked at once.",
         "",
     ]

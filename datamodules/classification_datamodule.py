@@ -112,7 +112,10 @@ class _TrainingPictures(Dataset[dict[str, Any]]):
         position, index = item
         picture = self.pictures[index]
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)[0] >> 1))
+            # Not torch.manual_seed, which keeps a stack trace for every accelerator that is not initialised yet.
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)[0] >> 1)
+            )
             pixels = self.augment(_tensor(picture))
         return {"pictures": pixels, "labels": picture.label, "index": index, "position": position}
 

@@ -23,6 +23,7 @@ def image_folder(
     classes: Literal["folder", "dreambooth"],
     class_names: Mapping[str, str] | None,
     test_share: float,
+    test_seed: int,
     fraction: float,
     validation_share: float,
     seed: int,
@@ -35,10 +36,11 @@ def image_folder(
             class is the subject's in `prompts_and_classes.txt`: several subjects may share one.
         class_names: what a folder's class is called, where its name does not say it ("n02099601": "golden retriever");
             folders of one name are one class. Only with classes=folder.
-        test_share: share of each class's pictures to test on, rounded up; they do not depend on `fraction`.
+        test_share: share of each class's pictures to test on, rounded up; they depend on `test_seed` alone.
+        test_seed: of what is tested on: runs of other seeds are then tested on the same pictures.
         fraction: share of each class's other pictures that is used, rounded up; a smaller one lies within a larger.
         validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the splits; the run's own seed is at the top.
+        seed: of the other splits; the run's own seed is at the top.
 
     Raises:
         FileNotFoundError: there is no such root; or no `prompts_and_classes.txt` in it.
@@ -62,7 +64,7 @@ def image_folder(
     for label, name in enumerate(names):
         if (count := labels.count(label)) < 2:
             raise ValueError(f"{where}: class {name!r} has {count} picture; one to learn and one to test on are needed")
-    pool, test = hold_out_share(labels, share=test_share, seed=seed, stream=TEST_STREAM, key="data.test_share")
+    pool, test = hold_out_share(labels, share=test_share, seed=test_seed, stream=TEST_STREAM, key="data.test_share")
     used = [pool[i] for i in nested_subset([labels[i] for i in pool], fraction=fraction, seed=seed)]
     train, validation = split_validation([labels[i] for i in used], share=validation_share, seed=seed)
     return ClassificationData(

@@ -7,7 +7,7 @@ from datamodules.sprites.paint import Paint
 
 
 def task(**changes):
-    settings = {"num_train": 8, "num_test": 2, "habitat": 0.7, "fraction": 1.0, "validation_share": 0.0, "seed": 0}
+    settings = {"num_train": 8, "num_test": 2, "fraction": 1.0, "validation_share": 0.0, "seed": 0}
     return cluttered_objects(**settings | changes)
 
 
@@ -47,17 +47,6 @@ def test_pretraining_never_shows_the_patterns_of_the_task():
     assert {draw_member(np.random.default_rng(i), 0).paint.pattern for i in range(60)} == set(UNSEEN_PATTERNS)
 
 
-def test_the_ground_is_the_habitat_as_often_as_asked():
-    """With habitat=1 all pictures of a class share the ground's hue; its corner then varies less than with 0."""
-
-    def spread(habitat):
-        data = task(num_train=24, habitat=habitat)
-        corners = [np.asarray(p.picture)[0, 0].astype(float) for p in data.train if p.label == 0]
-        return np.std(corners, axis=0).mean()
-
-    assert spread(1.0) < 0.6 * spread(0.0)
-
-
 def test_the_object_lies_where_its_mask_says():
     red, blue = (250, 0, 0), (0, 0, 250)
     drawn = cluttered_picture(np.random.default_rng(0), Thing("circle", Paint("halves", red, blue)))
@@ -65,7 +54,7 @@ def test_the_object_lies_where_its_mask_says():
     assert is_thing[drawn.mask].mean() > 0.8 and is_thing[~drawn.mask].mean() < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_test": 0}, {"habitat": 1.5}, {"fraction": 0.0}])
+@pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_test": 0}, {"fraction": 0.0}])
 def test_numbers_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=f"data.{next(iter(wrong))}"):
         task(**wrong)

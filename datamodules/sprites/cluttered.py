@@ -1,7 +1,7 @@
 """Cluttered pictures of the world: one object among small ones, for attention that has to find it.
 
-The object is large and lies on top; its class is its noun and its pattern, never its colours. Around it lie small
-sprites of all nouns and textures, on a ground that is textured itself.
+The object is large and lies on top. Around it lie small sprites of all nouns, textures and colours, on a ground that is
+textured itself.
 """
 
 from dataclasses import dataclass, replace
@@ -49,13 +49,9 @@ def draw_paint(rng: np.random.Generator, pattern: str) -> Paint:
     return Paint(pattern, first, second)
 
 
-def cluttered_picture(rng: np.random.Generator, thing: Thing, *, ground: str | None = None) -> ClutteredPicture:
-    """`thing` at any place among 5 to 9 small sprites.
-
-    Args:
-        ground: a key of `BACKGROUNDS`, the ground's colour; any of them if None.
-    """
-    name = ground or str(rng.choice(list(BACKGROUNDS)))
+def cluttered_picture(rng: np.random.Generator, thing: Thing) -> ClutteredPicture:
+    """`thing` at any place among 5 to 9 small sprites, on any ground."""
+    name = str(rng.choice(list(BACKGROUNDS)))
     sprites = [_ground(rng, jitter(rng, BACKGROUNDS[name], 12))]
     sprites += [_clutter(rng) for _ in range(rng.integers(5, 10))]
     shown = _at(rng, draw_sprite(rng, position="center", noun=thing.noun, paint=thing.paint), RADIUS, margin=14)
