@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
 
 
@@ -63,6 +64,8 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     evaluation = instantiate(cfg.evaluation) if data else None
     datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
     module = instantiate(cfg.module)
+    if evaluation:
+        evaluation.check(module.model)
     if cfg.ckpt_path and is_first:
         carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)

@@ -1,5 +1,7 @@
 """Attention alignment of APT (arXiv:2507.02687): keep the cross-attention maps where the pretrained model has them."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +58,8 @@ class AttentionAlignment(Regularizer):
             sources.
         divergence: "mse" or "kl".
     """
+
+    step_type: ClassVar[type] = DiffusionStep
 
     def __init__(self, *, weight: float, sites: list[str], divergence: str) -> None:
         super().__init__(weight=weight)

@@ -1,5 +1,7 @@
 """Batch Spectral Shrinkage, BSS (Chen et al., NeurIPS 2019): press out the directions that hardly carry a feature."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,8 @@ class BatchSpectralShrinkage(Regularizer):
         weight: `η`; the paper's is 0.001.
         k: how many singular values; the paper's is 1.
     """
+
+    step_type: ClassVar[type] = ClassificationStep
 
     needs = Needs(sites=frozenset({"norm"}))
 

@@ -35,6 +35,7 @@ class CrossEntropy(Regularizer):
     """
 
     primary: ClassVar[bool] = True
+    step_type: ClassVar[type] = ClassificationStep
 
     def __init__(self, *, weight: float, label_smoothing: float) -> None:
         super().__init__(weight=weight)

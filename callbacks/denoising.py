@@ -28,6 +28,7 @@ class Denoising(Regularizer):
     """Mean over the subject's rows of `denoising_loss`, each times its sample weight."""
 
     primary: ClassVar[bool] = True
+    step_type: ClassVar[type] = DiffusionStep
 
     def loss(self, step: DiffusionStep) -> TermOutput:
         rows = instance_loss(step)

@@ -1,5 +1,7 @@
 """Feature distillation: keep the [CLS] feature where the pretrained model has it."""
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +26,8 @@ class FeatureDistillation(Regularizer):
     Args:
         weight: not stated in the sources.
     """
+
+    step_type: ClassVar[type] = ClassificationStep
 
     needs = Needs(reference=True, sites=frozenset({"norm"}))
 

@@ -1,5 +1,7 @@
 """L2-SP (arXiv:1802.01483): weight decay towards the pretrained weights instead of towards 0."""
 
+from typing import ClassVar
+
 from torch import Tensor, as_tensor
 
 from callbacks.regularizer import Regularizer
@@ -28,6 +30,8 @@ class L2SP(Regularizer):
         weight: factor of both parts.
         alpha, beta: see `l2sp_penalty`; the paper searches them, 0.01 is common.
     """
+
+    step_type: ClassVar[type] = ClassificationStep
 
     needs = Needs(weights=True)
 

@@ -1,5 +1,7 @@
 """Min-SNR-γ weighting of the denoising loss (arXiv:2303.09556, §3.4)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ class MinSNR(Regularizer):
     Args:
         gamma: the SNR above which a timestep gains no more weight; 5 in the paper.
     """
+
+    step_type: ClassVar[type] = DiffusionStep
 
     def __init__(self, *, gamma: float) -> None:
         super().__init__()

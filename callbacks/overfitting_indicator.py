@@ -4,7 +4,7 @@ It weights the denoising loss and decides the augmentation; each use has a switc
 """
 
 from collections import deque
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed
@@ -69,6 +69,8 @@ class OverfittingIndicator(Regularizer):
         augmentation: whether γ decides the augmentation.
         max_probability: upper bound of the augmentation's chance; not stated in the sources.
     """
+
+    step_type: ClassVar[type] = DiffusionStep
 
     needs = Needs(reference=True)
 

@@ -1,5 +1,7 @@
 """Prior preservation (DreamBooth, arXiv:2208.12242, eq. 2): go on denoising what the base model drew."""
 
+from typing import ClassVar
+
 from callbacks.denoising import denoising_loss
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, Needs, TermOutput
@@ -12,6 +14,8 @@ class PriorPreservation(Regularizer):
         weight: factor λ of the term.
         num_class_images: how many pictures of the bare class are drawn and kept in the cache.
     """
+
+    step_type: ClassVar[type] = DiffusionStep
 
     def __init__(self, *, weight: float, num_class_images: int) -> None:
         super().__init__(weight=weight)

@@ -23,6 +23,9 @@ class Regularizer(Callback, ABC):
     primary: ClassVar[bool] = False
     """Whether `loss` is the data term, of which a module has exactly one."""
 
+    step_type: ClassVar[type | None] = None
+    """The record of a step that it is written for; None takes any."""
+
     needs: Needs = Needs()
     name: str = ""
     """The config key, given by the module."""

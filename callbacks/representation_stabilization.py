@@ -1,5 +1,7 @@
 """Representation stabilisation of APT (arXiv:2507.02687): keep the decoder's features where they were."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,8 @@ class RepresentationStabilization(Regularizer):
         sites: glob patterns of the submodules whose outputs `[rows, tokens, channels]` are compared. APT's figure shows
             the output of self-attention in the UNet's decoder half, "up_blocks.*.attn1".
     """
+
+    step_type: ClassVar[type] = DiffusionStep
 
     def __init__(self, *, weight: float, sites: list[str]) -> None:
         super().__init__(weight=weight)

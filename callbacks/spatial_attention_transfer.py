@@ -1,5 +1,7 @@
 """Guided transfer of spatial attention, GTA (arXiv:2401.02656): look where the pretrained ViT looks."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,6 +73,8 @@ class SpatialAttentionTransfer(Regularizer):
         include_cls, center, divergence: see `attention_transfer_loss`; `center` changes nothing after a softmax.
         rows: "cls", the [CLS] token's attention, as GTA states, or "all", the patches' too (`N` times the memory).
     """
+
+    step_type: ClassVar[type] = ClassificationStep
 
     def __init__(
         self, *, weight: float, sites: list[str], include_cls: bool, center: bool, divergence: str, rows: str

@@ -75,6 +75,11 @@ class ClassificationDataModule(L.LightningDataModule):
         )
         self._augment = v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if mirror else 0.0)])
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # Draws are made on the CPU, from positions: reading those back would wait for the accelerator.
+        return moved | {"position": batch["position"]} if "position" in batch else moved
+
     def setup(self, stage: str) -> None:
         if self.trainer is not None and not self.data.validation:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty loader
@@ -134,7 +139,7 @@ class _CentredPictures(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"pictures": self._crop(pixels, InterpolationMode.BICUBIC), "labels": picture.label}
         if self.masks:
             mask = torch.from_numpy(read_mask(picture)).to(torch.uint8)[None]
-            item["masks"] = self._crop(mask, InterpolationMode.NEAREST)[0].bool()
+            item["masks"] = self._crop(mask, InterpolationMode.NEAREST_EXACT)[0].bool()
         return item
 
     def _crop(self, pixels: Tensor, interpolation: InterpolationMode) -> Tensor:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.cls_attention import ClsAttentionCapture
+from callbacks.cls_attention import ClsAttentionCapture, matching_attention
 from datamodules.classification import LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
 from lightning_modules.vision_transformer import VisionTransformer
@@ -36,14 +38,31 @@ class ClassificationEvaluation:
         site: glob pattern of the attention whose [CLS] row is looked at, "blocks.*.attn[last]".
         mass: share of each map's total that the patches hold which count as the object, in (0, 1].
         num_pictures: how many pictures' maps are shown.
+        compare: folders of further finished runs whose maps are shown beside, by their experiments; fully tuned ones.
     """
 
-    def __init__(self, *, site: str, mass: float, num_pictures: int) -> None:
+    def __init__(self, *, site: str, mass: float, num_pictures: int, compare: Sequence[str]) -> None:
         if not 0 < mass <= 1:
             raise ValueError(f"evaluation.mass={mass}: a share of the attention, above 0, at most 1")
         if num_pictures < 1:
             raise ValueError(f"evaluation.num_pictures={num_pictures}: at least one picture is needed to look at")
-        self.site, self.mass, self.num_pictures = site, mass, num_pictures
+        for run in compare:
+            if not (Path(run) / "vit/config.json").is_file():
+                raise FileNotFoundError(f"evaluation.compare: {run} has no vit/, so it is no finished, fully tuned run")
+        self.site, self.mass, self.num_pictures, self.compare = site, mass, num_pictures, list(compare)
+
+    def check(self, model: Any) -> None:
+        """Whether this evaluation can judge `model`, asked before training.
+
+        Raises:
+            ValueError: it is no ViT, or `site` is not exactly one of its attention modules.
+        """
+        if not isinstance(model, VisionTransformer):
+            raise ValueError(f"evaluation=classification judges a ViT, not a {type(model).__name__}")
+        if len(names := matching_attention(model.vit, [self.site])) != 1:
+            raise ValueError(
+                f"evaluation.site={self.site} matches {len(names)} attention modules, one is shown: name it"
+            )
 
     def __call__(
         self,
@@ -70,9 +89,14 @@ class ClassificationEvaluation:
         data = datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
         model.set_classes(len(data.classes))
-        source = self._look(model, datamodule, pictures, "the source looks", maps_only=True)
+        source = self._look(model, model.vit, datamodule, pictures, "the source looks", maps_only=True)
+        others = {}
+        for run in self.compare:
+            name = OmegaConf.load(Path(run) / "config.yaml").name
+            vit = timm.create_model(f"local-dir:{Path(run) / 'vit'}", pretrained=True).to(next(model.vit.parameters()))
+            others[name] = self._look(model, vit, datamodule, pictures, f"{name} looks", maps_only=True).maps
         model.vit = adapter.load(model.vit, run_dir)
-        tuned = self._look(model, datamodule, pictures, "the tuned model looks", maps_only=False)
+        tuned = self._look(model, model.vit, datamodule, pictures, "the tuned model looks", maps_only=False)
 
         metrics = {
             f"{split}/{name}": {
@@ -94,20 +118,20 @@ class ClassificationEvaluation:
             "metrics": metrics,
         }
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
-        self._draw(out_dir, datamodule, pictures, {"source": source.maps, "tuned": tuned.maps})
+        self._draw(out_dir, datamodule, pictures, {"source": source.maps, **others, "tuned": tuned.maps})
         return write_report(out_dir, force=False)
 
     def _look(
         self,
         model: VisionTransformer,
+        vit: Any,
         datamodule: ClassificationDataModule,
         pictures: Sequence[LabelledPicture],
         description: str,
         *,
         maps_only: bool,
     ) -> "_Look":
-        vit = model.vit.eval()
-        capture = ClsAttentionCapture(vit, [self.site])
+        capture = ClsAttentionCapture(vit.eval(), [self.site])
         device = next(vit.parameters()).device
         count = len(datamodule.data.classes)
         scores = MetricCollection(

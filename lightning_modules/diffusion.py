@@ -66,6 +66,7 @@ class DiffusionModule(RegularizedModule):
         if model.compile:
             self.unet.compile()
 
+    step_type: ClassVar[type] = DiffusionStep
     serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "token_columns", "class_images"})
 
     augments: ClassVar[bool] = False

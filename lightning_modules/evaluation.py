@@ -42,6 +42,15 @@ class Evaluation:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
 
+    def check(self, model: Any) -> None:
+        """Whether this evaluation can judge `model`, asked before training.
+
+        Raises:
+            ValueError: it draws no pictures.
+        """
+        if not isinstance(model, StableDiffusion):
+            raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
+
     def __call__(
         self,
         model: StableDiffusion,

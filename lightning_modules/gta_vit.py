@@ -17,7 +17,7 @@ from lightning_modules.layer_decay import parameter_groups
 from lightning_modules.mixing import Mix
 from lightning_modules.regularized import RegularizedModule
 from lightning_modules.vision_transformer import VisionTransformer, heads
-from lightning_modules.vit_adapter import ViTAdapter
+from lightning_modules.vit_adapter import LinearProbe, ViTAdapter
 
 
 class GTAViTModule(RegularizedModule):
@@ -35,6 +35,7 @@ class GTAViTModule(RegularizedModule):
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
     """
 
+    step_type: ClassVar[type] = ClassificationStep
     serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "cls_logits", "weights", "mixing"})
 
     def __init__(
@@ -51,8 +52,16 @@ class GTAViTModule(RegularizedModule):
         lr_scheduler: Callable[..., Any],
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
+        if not isinstance(model, VisionTransformer) or not isinstance(adapter, ViTAdapter):
+            raise ValueError(
+                f"module=gta_vit trains a ViT, not {type(model).__name__} with {type(adapter).__name__}: take model="
+                "sprites_vit or vit_small_dino, and adapter=vit_full, vit_linear_probe or vit_lora"
+            )
+        if self.needs.reference and isinstance(adapter, LinearProbe):
+            raise ValueError("adapter=vit_linear_probe trains the head alone, so nothing of the ViT can be kept: leave "
+                             "the plug-ins out that compare it with the pretrained one")  # fmt: skip
         if self.needs.mixing and mixing is None:
-            raise ValueError("a plug-in needs mixed pictures and module.mixing is null: +module/mixing=cutmix_mixup")
+            raise ValueError("a plug-in needs mixed pictures and module.mixing is null: module/mixing=cutmix_mixup")
         self.model, self.adapter, self.mixing, self.seed = model, adapter, mixing, seed
         self.head_lr_scale, self.layer_decay = head_lr_scale, layer_decay
 
@@ -93,7 +102,7 @@ class GTAViTModule(RegularizedModule):
         pictures, labels = self.model.normalize(batch["pictures"]), batch["labels"]
         mixing = None
         if self.mixing is not None:
-            pictures, mixing = self.mixing(pictures, batch["position"].cpu(), seed=self.seed)
+            pictures, mixing = self.mixing(pictures, batch["position"], seed=self.seed)
         sites, attention = self._captures
         with sites.recording() as captured, attention.recording() as cls_rows:
             logits = self.vit(pictures)

@@ -13,10 +13,11 @@ def parameter_groups(
     """Groups for a torch optimiser over what trains of `vit`; biases, norms and tokens do not decay, as in timm.
 
     Args:
-        lr: of the topmost block.
+        lr: of everything where `layer_decay` is 1.
         weight_decay: of matrices.
         head_lr_scale: the head's learning rate is `lr` times this.
-        layer_decay: each block's learning rate is this times that of the block above; 1 is none.
+        layer_decay: each block's learning rate is this times that of the block above, as in timm, where the head counts
+            as the layer above the topmost block; 1 is none.
     """
     head = {id(parameter) for each in heads(vit) for parameter in each.parameters()}
     kept = vit.no_weight_decay() if hasattr(vit, "no_weight_decay") else ()

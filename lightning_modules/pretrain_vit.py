@@ -101,7 +101,7 @@ def augmented(pictures: Tensor, *, generator: torch.Generator) -> Tensor:
     of what sets the objects apart.
     """
     count = len(pictures)
-    contrast = 0.8 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
-    brightness = 0.2 * torch.rand(count, 3, 1, 1, generator=generator) - 0.1
-    mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    contrast = 0.8 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator).to(pictures.device)
+    brightness = 0.2 * torch.rand(count, 3, 1, 1, generator=generator).to(pictures.device) - 0.1
+    mirrored = torch.rand(count, 1, 1, 1, generator=generator).to(pictures.device) < 0.5
     return (torch.where(mirrored, pictures.flip(-1), pictures) * contrast + brightness).clamp(-1, 1)

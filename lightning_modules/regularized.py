@@ -30,6 +30,9 @@ class RegularizedModule(L.LightningModule, ABC):
         ValueError: there is not exactly one primary term, a plug-in does nothing, or it needs what this module has not.
     """
 
+    step_type: ClassVar[type]
+    """What `make_step` returns."""
+
     serves: ClassVar[frozenset[str]]
     """The fields of `Needs` that a step of this module can fill."""
 
@@ -50,6 +53,11 @@ class RegularizedModule(L.LightningModule, ABC):
 
     def _refuse_unserved(self) -> None:
         for name, plugin in self.regularizers.items():
+            if plugin.step_type not in (None, self.step_type):
+                raise ValueError(
+                    f"regularizer.{name} reads a {plugin.step_type.__name__}, and {type(self).__name__} makes a "
+                    f"{self.step_type.__name__}: it belongs to another kind of model"
+                )
             asked = {field.name for field in fields(Needs) if getattr(plugin.needs, field.name)}
             if unserved := sorted(asked - self.serves):
                 raise ValueError(

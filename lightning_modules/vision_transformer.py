@@ -5,9 +5,12 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors.torch import load_file
 from timm.data import resolve_data_config
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from callbacks.cls_attention import matching_attention
 from lightning_modules.vit_folder import check_vit
 
 
@@ -19,6 +22,7 @@ class VisionTransformer:
             ("hf-hub:timm/vit_small_patch16_224.dino").
         checkpoint: a local .safetensors file for that name, instead of its own weights.
         resolution: side of the pictures in pixels.
+        crop_pct: `resolution` over the shorter side that test pictures are resized to, before their central crop.
         gradient_checkpointing: trade a second forward for memory (non-reentrant).
         compile: run the ViT through torch.compile while training.
 
@@ -28,25 +32,33 @@ class VisionTransformer:
     """
 
     def __init__(
-        self, *, pretrained: str, checkpoint: str | None, resolution: int, gradient_checkpointing: bool, compile: bool
+        self,
+        *,
+        pretrained: str,
+        checkpoint: str | None,
+        resolution: int,
+        crop_pct: float,
+        gradient_checkpointing: bool,
+        compile: bool,
     ) -> None:
         check_vit(pretrained, checkpoint)
-        self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
-        name = f"local-dir:{Path(pretrained).expanduser()}" if Path(pretrained).expanduser().is_dir() else pretrained
-        # Without a source of its own, timm reads the file, for whichever model.
-        overlay = {"source": "", "file": str(Path(checkpoint).expanduser())} if checkpoint else None
-        source = f"model.checkpoint={checkpoint}" if checkpoint else f"model.pretrained={pretrained}"
+        self.pretrained, self.resolution, self.crop_pct, self.compile = pretrained, resolution, crop_pct, compile
+        folder = Path(pretrained).expanduser()
+        file = (
+            Path(checkpoint).expanduser() if checkpoint else folder / "model.safetensors" if folder.is_dir() else None
+        )
+        name = f"local-dir:{folder}" if folder.is_dir() else pretrained
         try:
-            vit = timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, img_size=resolution
-            )
-        except RuntimeError as error:
-            message = str(error).split("\n\t")
-            raise ValueError(f"{source} does not fit {pretrained}: {' '.join(message[:2])}") from None
+            vit = timm.create_model(name, pretrained=file is None, num_classes=0, img_size=resolution)
         except TypeError as error:
-            raise ValueError(f"{source} is no ViT that takes pictures of any size: {error}") from None
+            raise ValueError(
+                f"model.pretrained={pretrained} is no ViT of timm with positions of its own: {error}"
+            ) from None
         self.vit: Any = cast(Any, vit)  # timm adds to nn.Module what a type checker cannot know
         check_cls_token(self.vit, pretrained)
+        check_patches(self.vit, resolution)
+        if file is not None:
+            load_weights(self.vit, file)
         if gradient_checkpointing:
             self.vit.set_grad_checkpointing(True)
         config = resolve_data_config(model=self.vit)
@@ -61,8 +73,28 @@ class VisionTransformer:
         self.vit.to(device)
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """uint8 `[B, 3, H, W]` to what this model was pretrained on, float32."""
-        return (pictures.float() / 255 - self.mean.to(pictures.device)) / self.std.to(pictures.device)
+        """uint8 `[B, 3, H, W]` to what this model was pretrained on, in its weights' dtype."""
+        if self.mean.device != pictures.device:  # once, not a copy in every step
+            self.mean, self.std = self.mean.to(pictures.device), self.std.to(pictures.device)
+        normalized = (pictures.float() / 255 - self.mean) / self.std
+        return normalized.to(self.vit.patch_embed.proj.weight.dtype)
+
+
+def load_weights(vit: Any, file: Path) -> None:
+    """Loads everything but a classifier, after timm's own renaming and resizing of positions.
+
+    timm itself would load what fits and leave the rest random wherever the number of classes differs.
+
+    Raises:
+        ValueError: a weight is missing, left over or of another shape, named.
+    """
+    classifier = vit.pretrained_cfg.get("classifier") or "head"
+    prefixes = tuple(f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier))
+    state = checkpoint_filter_fn(load_file(file), vit)
+    try:
+        vit.load_state_dict({key: value for key, value in state.items() if not key.startswith(prefixes)})
+    except RuntimeError as error:
+        raise ValueError(f"{file} is of another architecture: {' '.join(str(error).split()[:40])}, …") from None
 
 
 def heads(vit: Any) -> list[nn.Module]:
@@ -83,3 +115,13 @@ def check_cls_token(vit: Any, name: str) -> None:
         raise ValueError(
             f"model.pretrained={name} classifies by {vit.global_pool!r} pooling, not by [CLS]: take a ViT that does"
         )
+
+
+def check_patches(vit: Any, resolution: int) -> None:
+    """Raises:
+    ValueError: the patches do not cover the picture, or the attention's logits cannot be captured.
+    """
+    matching_attention(vit, ["blocks.*.attn"])
+    side = vit.patch_embed.patch_size[0]
+    if resolution % side:
+        raise ValueError(f"model.resolution={resolution} is no multiple of this ViT's patches of {side} pixels")

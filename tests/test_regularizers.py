@@ -8,7 +8,7 @@ from callbacks.min_snr import MinSNR
 from callbacks.prior_preservation import PriorPreservation
 from callbacks.regularizer import Regularizer
 from callbacks.representation_stabilization import RepresentationStabilization
-from callbacks.step import Needs
+from callbacks.step import DiffusionStep, Needs
 from lightning_modules.regularized import RegularizedModule, active_regularizers
 
 
@@ -21,6 +21,7 @@ class Idle(Regularizer):
 
 
 class Module(RegularizedModule):
+    step_type = DiffusionStep
     serves = frozenset(field.name for field in fields(Needs))
 
     def make_step(self, batch):
