@@ -172,6 +172,21 @@ def test_missing_pictures_are_named_and_counted(tree, name):
         read(name, root, fraction=0.15)
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_pictures_that_no_list_names(tree, name):
+    root = tree(name)
+    stray = read(name, root).train[0].picture.with_name("stray.jpg")
+    os.link(root / "tiny.jpg", stray)
+    try:
+        if name == "oxford_pets":  # whose archive holds some itself
+            read(name, root)
+        else:
+            with pytest.raises(ValueError, match=rf"1 pictures in .* are in no list of {name}: {stray}; "):
+                read(name, root)
+    finally:
+        stray.unlink()
+
+
 def test_missing_trimap(tree):
     root = tree("oxford_pets")
     gone = read("oxford_pets", root).test[0].mask

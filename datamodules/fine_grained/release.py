@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.classification import ClassificationData, LabelledPicture, nested_subset, split_validation
+from datamodules.pictures import SUFFIXES, visible_files
 
 SHOWN = 5  # missing files that a message names
 
@@ -21,6 +22,7 @@ class Release:
         index: files that list the pictures, inside the folder.
         fetch: what to download and where to put it, for messages.
         num_classes, num_train, num_test: how much there is.
+        has_unlisted: whether the archive itself holds pictures that no list names.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Release:
     num_classes: int
     num_train: int
     num_test: int
+    has_unlisted: bool = False
 
 
 def locate(release: Release, root: str, *, download: Callable[[Path], object] | None = None) -> Path:
@@ -118,7 +121,7 @@ def assemble(
     """The subset of the training pictures, part of it held out for validation, and all test pictures.
 
     Raises:
-        ValueError: counts differ from the release's, a picture is listed twice, or a share is out of range.
+        ValueError: counts differ, a picture is listed twice or not at all, or a share is out of range.
         FileNotFoundError: files that are listed are missing (how many, the first few by name).
     """
     for kind, found, expected in (
@@ -138,6 +141,12 @@ def assemble(
             f"{len(missing)} of {len(files)} files of {release.name} are missing: {', '.join(missing[:SHOWN])}{more}; "
             f"{release.fetch}"
         )
+    if not release.has_unlisted and (extra := _unlisted([*train, *test])):
+        more = ", …" if len(extra) > SHOWN else ""
+        raise ValueError(
+            f"{len(extra)} pictures in {where} are in no list of {release.name}: {', '.join(extra[:SHOWN])}{more}; the "
+            "folder is a mixture, so move them away, or unpack the archive afresh"
+        )
     used = [train[i] for i in nested_subset([each.label for each in train], fraction=fraction, seed=seed)]
     learned, held_out = split_validation([each.label for each in used], share=validation_share, seed=seed)
     return ClassificationData(
@@ -147,6 +156,13 @@ def assemble(
         validation=tuple(used[i] for i in held_out),
         test=tuple(test),
     )
+
+
+def _unlisted(pictures: Sequence[LabelledPicture]) -> list[str]:
+    """Pictures beside the listed ones."""
+    listed = {each.picture for each in pictures if isinstance(each.picture, Path)}
+    folders = sorted({path.parent for path in listed})
+    return [str(path) for folder in folders for path in visible_files(folder, SUFFIXES) if path not in listed]
 
 
 def _present(release: Release, where: Path) -> set[str]:
