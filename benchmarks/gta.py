@@ -30,10 +30,10 @@ sys.path.insert(0, str(ROOT))
 WEIGHTS: dict[str, tuple[str, tuple[float, ...] | None] | None] = {  # the key and values of the weight to choose
     "linear_probe_vit": None,
     "finetune_vit": None,
-    "l2sp_vit": ("regularizer.l2sp.weight", (0.1, 1.0, 10.0)),
-    "bss_vit": ("regularizer.bss.weight", (0.0001, 0.001, 0.01)),
-    "attention_kl_vit": ("regularizer.attention_kl.weight", (0.1, 1.0, 10.0)),
-    "gta_vit": ("regularizer.spatial_attention_transfer.weight", (0.01, 0.1, 1.0)),
+    "l2sp_vit": ("regularizer.l2sp.weight", (0.1, 1.0, 10.0, 100.0)),
+    "bss_vit": ("regularizer.bss.weight", (0.0001, 0.001, 0.01, 0.1)),
+    "attention_kl_vit": ("regularizer.attention_kl.weight", (0.1, 1.0, 10.0, 100.0)),
+    "gta_vit": ("regularizer.spatial_attention_transfer.weight", (0.01, 0.1, 1.0, 10.0)),
     "gta_transmix_vit": ("regularizer.spatial_attention_transfer.weight", None),  # GTA's
 }
 RUN_SECONDS = 32  # of one run on one core of the machine that docs/benchmark_gta.md was made on
