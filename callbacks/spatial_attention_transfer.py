@@ -104,16 +104,20 @@ class SpatialAttentionTransfer(Regularizer):
 
     def loss(self, step: ClassificationStep) -> TermOutput:
         assert step.reference is not None
+        # The [CLS] rows of all layers at once; all rows layer by layer, which take memory.
+        groups = [list(self._scales)] if self.rows == "cls" else [[name] for name in self._scales]
         losses = [
             attention_transfer_loss(
-                self._logits(step.student, name, step.num_prefix_tokens),
-                self._logits(step.reference, name, step.num_prefix_tokens),
+                *(
+                    torch.stack([self._logits(each, name, step.num_prefix_tokens) for name in group])
+                    for each in (step.student, step.reference)
+                ),
                 num_prefix_tokens=step.num_prefix_tokens,
                 include_cls=self.include_cls,
                 center=self.center,
                 divergence=self.divergence,
             )
-            for name in self._scales
+            for group in groups
         ]
         return TermOutput(torch.stack(losses).mean())
 
