@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
@@ -92,13 +95,16 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     """Judges a finished run again, with this command line's `evaluation`, into a folder of its own."""
     run_dir, run_cfg = _finished_run(cfg)
-    _refuse_used(out_dir)
+    refuse_used(out_dir)
     _override(run_cfg, cfg)
     data = check(run_cfg)
     run_cfg.evaluation = _evaluation(run_cfg, cfg)
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
+    for name in ("metrics.csv", "provenance.json"):
+        if (run_dir / name).exists():
+            shutil.copy(run_dir / name, out_dir / name)
     info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
     _say_where(out_dir, _judge(evaluation, run_cfg, datamodule, run_dir=run_dir, out_dir=out_dir, info=info))
 
@@ -112,7 +118,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
-    _refuse_used(out_dir)
+    refuse_used(out_dir)
     _override(run_cfg, cfg)
 
     from lightning_modules.pipeline_folder import check_pipeline_folder
@@ -180,70 +186,6 @@ def _refuse_parallel_sweep(cfg: DictConfig) -> None:
 
 def _nodes(cfg: DictConfig) -> dict[str, Any]:
     return {key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))}
-
-
-def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
-    """A run is never written over; an unfinished one goes on in place, by its own checkpoint and `hydra.run.dir`."""
-    continued = ckpt_path is not None and Path(ckpt_path).resolve().parents[1] == run_dir.resolve()
-    taken = "report.html" if continued else "config.yaml"
-    if (run_dir / taken).exists():
-        raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
-
-
-def refuse_other_run(cfg: DictConfig) -> None:
-    """A checkpoint goes on as the run that it is from: whatever decides the numbers must be as it was."""
-    source = Path(cfg.ckpt_path).resolve().parents[1] / "config.yaml" if cfg.ckpt_path else None
-    if source is None or not source.is_file():
-        return
-    before, now = _flat(OmegaConf.load(source)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
-    different = [
-        key
-        for key in sorted(before.keys() | now.keys())
-        if key.startswith(_DECIDES)
-        and key.removeprefix("module.") not in _MAY_CHANGE
-        and before.get(key) != now.get(key)
-    ]
-    if different:
-        key = different[0]
-        raise ValueError(
-            f"{key} is {now.get(key)!r}, and {before.get(key)!r} in the run of ckpt_path ({source}): resume it under "
-            f"its own settings (differing: {', '.join(different)})"
-        )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not OmegaConf.is_dict(node):
-        return {prefix: OmegaConf.to_container(node) if OmegaConf.is_list(node) else node}
-    return {name: value for key in node for name, value in _flat(node[key], f"{prefix}.{key}".strip(".")).items()}
-
-
-_DECIDES = (
-    "name",
-    "seed",
-    "model",
-    "data",
-    "datamodule",
-    "adapter",
-    "optimizer",
-    "lr_scheduler",
-    "module",
-    "regularizer",
-)
-_MAY_CHANGE = (
-    "datamodule.num_workers",
-    "datamodule.val_batch_size",
-    "model.inference_batch_size",
-    "model.compile",
-    "model.gradient_checkpointing",
-    "class_image_dir",
-    "export_dir",
-)
-
-
-def _refuse_used(out_dir: Path) -> None:
-    """`task=sample|evaluate` write into a folder that holds nothing yet but Hydra's own."""
-    if used := [path.name for path in out_dir.iterdir() if path.name != ".hydra"]:
-        raise FileExistsError(f"{out_dir} is used already ({min(used)}): choose another hydra.run.dir")
 
 
 _NODES = ("module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation")

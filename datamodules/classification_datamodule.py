@@ -63,13 +63,8 @@ class ClassificationDataModule(L.LightningDataModule):
         if not 0 < crop_pct <= 1:
             raise ValueError(f"datamodule.crop_pct={crop_pct}: above 0, at most 1")
         check_readable([*data.train, *data.validation, *data.test], "reading the pictures")
-        self.data, self.resolution, self.crop_pct = data, resolution, crop_pct
-        self.batch_size, self.val_batch_size, self.num_workers, self.seed = (
-            batch_size,
-            val_batch_size,
-            num_workers,
-            seed,
-        )
+        self.data, self.resolution, self.crop_pct, self.seed = data, resolution, crop_pct, seed
+        self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         crop = v2.RandomResizedCrop(
             resolution, scale=tuple(crop_scale), interpolation=InterpolationMode.BICUBIC, antialias=True
         )
@@ -85,17 +80,7 @@ class ClassificationDataModule(L.LightningDataModule):
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty loader
 
     def train_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
-        assert trainer is not None
-        stream = Stream(
-            len(self.data.train),
-            self.batch_size,
-            batches=trainer.max_steps * trainer.accumulate_grad_batches,
-            start=trainer.global_step * trainer.accumulate_grad_batches,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
+        stream = Stream.of_trainer(self.trainer, len(self.data.train), self.batch_size, seed=self.seed)
         dataset = _TrainingPictures(self.data.train, self._augment, seed=self.seed)
         return StreamLoader(dataset, batch_sampler=stream, num_workers=self.num_workers)
 

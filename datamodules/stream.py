@@ -31,6 +31,19 @@ class Stream(Sampler[list[tuple[int, int]]]):
         self.size, self.batch_size, self.batches, self.start = size, batch_size, batches, start
         self.seed, self.rank, self.world_size = seed, rank, world_size
 
+    @classmethod
+    def of_trainer(cls, trainer: Any, size: int, batch_size: int, *, seed: int) -> "Stream":
+        """The rest of `trainer`'s run: from its own step, and of each global batch its process's rows."""
+        return cls(
+            size,
+            batch_size,
+            batches=trainer.max_steps * trainer.accumulate_grad_batches,
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+            seed=seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
     def __len__(self) -> int:
         return self.batches
 

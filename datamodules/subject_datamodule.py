@@ -52,17 +52,7 @@ class SubjectDataModule(L.LightningDataModule):
         self.heldout_pictures = picture_tensor(subject.heldout, resolution) if subject.heldout else None
 
     def train_dataloader(self) -> DataLoader[Any]:
-        trainer = self.trainer
-        assert trainer is not None
-        stream = Stream(
-            len(self.subject.train),
-            self.batch_size,
-            batches=trainer.max_steps * trainer.accumulate_grad_batches,
-            start=trainer.global_step * trainer.accumulate_grad_batches,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
+        stream = Stream.of_trainer(self.trainer, len(self.subject.train), self.batch_size, seed=self.seed)
         return StreamLoader(_Positions(), batch_sampler=stream, num_workers=self.num_workers)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -1,7 +1,6 @@
 """What a finished classifier is judged by: accuracy, and where its [CLS] token looks beside where the source's does."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,6 @@ class ClassificationEvaluation:
         Returns:
             The report's path.
         """
-        for name in ("metrics.csv", "provenance.json"):
-            if run_dir != out_dir and (run_dir / name).exists():
-                shutil.copy(run_dir / name, out_dir / name)
         data = datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
         model.set_classes(len(data.classes))

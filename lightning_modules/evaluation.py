@@ -1,7 +1,6 @@
 """What a finished run is judged by: base and tuned model under the same prompts, from the same noise, and a report."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +70,6 @@ class Evaluation:
             The report's path.
         """
         subject = datamodule.subject
-        for name in ("metrics.csv", "provenance.json"):
-            if run_dir != out_dir and (run_dir / name).exists():
-                shutil.copy(run_dir / name, out_dir / name)
         save_references(subject, out_dir / "references", model.resolution)
         pairs = subject.evaluation_prompts[: self.max_prompts]
         base = self._draw(model, [pair.prior for pair in pairs], "the base model draws")

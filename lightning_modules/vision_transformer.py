@@ -42,12 +42,10 @@ class VisionTransformer:
         compile: bool,
     ) -> None:
         check_vit(pretrained, checkpoint)
-        self.pretrained, self.resolution, self.crop_pct, self.compile = pretrained, resolution, crop_pct, compile
-        folder = Path(pretrained).expanduser()
-        file = (
-            Path(checkpoint).expanduser() if checkpoint else folder / "model.safetensors" if folder.is_dir() else None
-        )
-        name = f"local-dir:{folder}" if folder.is_dir() else pretrained
+        self.resolution, self.crop_pct, self.compile = resolution, crop_pct, compile
+        name, file = pretrained, Path(checkpoint).expanduser() if checkpoint else None
+        if (folder := Path(pretrained).expanduser()).is_dir():
+            name, file = f"local-dir:{folder}", file or folder / "model.safetensors"
         try:
             vit = timm.create_model(name, pretrained=file is None, num_classes=0, img_size=resolution)
         except TypeError as error:

@@ -79,6 +79,14 @@ def test_every_regularizer_composes_and_can_be_built(tmp_path, path):
     instantiate(cfg.regularizer[path.stem])
 
 
+@pytest.mark.parametrize("experiment", ["gta_vit", "linear_probe_vit"])
+def test_the_recipe_of_real_pictures_composes(tmp_path, experiment):
+    cfg = compose(tmp_path, f"experiment={experiment}", "+recipe=vit_small", "data=cub200", "data.root=x")
+    assert not OmegaConf.missing_keys(cfg)
+    assert (cfg.datamodule.resolution, cfg.datamodule.crop_pct, cfg.optimizer.lr) == (224, 0.875, 1e-4)
+    assert cfg.lr_scheduler.num_warmup_steps == 100  # 5 % of the steps
+
+
 def test_loggers_can_be_had_together(tmp_path):
     assert set(compose(tmp_path, "logger=[wandb,tensorboard]").logger) == {"wandb", "tensorboard"}
 

@@ -39,14 +39,7 @@ class ClutteredPairsDataModule(L.LightningDataModule):
             self.dataset = _Pairs(self.num_things, self.pictures_per_thing, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        stream = Stream(
-            self.num_things,
-            self.batch_size,
-            batches=self.trainer.max_steps,
-            start=self.trainer.global_step,
-            seed=self.seed,
-        )
+        stream = Stream.of_trainer(self.trainer, self.num_things, self.batch_size, seed=self.seed)
         return StreamLoader(self.dataset, batch_sampler=stream, collate_fn=lambda batch: batch)
 
 

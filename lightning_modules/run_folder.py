@@ -1,0 +1,69 @@
+"""A run folder is never written over, and a checkpoint goes on as its own run; no torch, so that it is told at once."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_DECIDES = (
+    "name",
+    "seed",
+    "model",
+    "data",
+    "datamodule",
+    "adapter",
+    "optimizer",
+    "lr_scheduler",
+    "module",
+    "regularizer",
+)
+_MAY_CHANGE = (
+    "datamodule.num_workers",
+    "datamodule.val_batch_size",
+    "model.inference_batch_size",
+    "model.compile",
+    "model.gradient_checkpointing",
+    "class_image_dir",
+    "export_dir",
+)
+
+
+def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
+    """A run is never written over; an unfinished one goes on in place, by its own checkpoint and `hydra.run.dir`."""
+    continued = ckpt_path is not None and Path(ckpt_path).resolve().parents[1] == run_dir.resolve()
+    taken = "report.html" if continued else "config.yaml"
+    if (run_dir / taken).exists():
+        raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
+
+
+def refuse_other_run(cfg: DictConfig) -> None:
+    """A checkpoint goes on as the run that it is from: whatever decides the numbers must be as it was."""
+    source = Path(cfg.ckpt_path).resolve().parents[1] / "config.yaml" if cfg.ckpt_path else None
+    if source is None or not source.is_file():
+        return
+    before, now = _flat(OmegaConf.load(source)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+    different = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if key.startswith(_DECIDES)
+        and key.removeprefix("module.") not in _MAY_CHANGE
+        and before.get(key) != now.get(key)
+    ]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{key} is {now.get(key)!r}, and {before.get(key)!r} in the run of ckpt_path ({source}): resume it under "
+            f"its own settings (differing: {', '.join(different)})"
+        )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not OmegaConf.is_dict(node):
+        return {prefix: OmegaConf.to_container(node) if OmegaConf.is_list(node) else node}
+    return {name: value for key in node for name, value in _flat(node[key], f"{prefix}.{key}".strip(".")).items()}
+
+
+def refuse_used(out_dir: Path) -> None:
+    """`task=sample|evaluate` write into a folder that holds nothing yet but Hydra's own."""
+    if used := [path.name for path in out_dir.iterdir() if path.name != ".hydra"]:
+        raise FileExistsError(f"{out_dir} is used already ({min(used)}): choose another hydra.run.dir")
