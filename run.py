@@ -121,16 +121,18 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     refuse_used(out_dir)
     _override(run_cfg, cfg)
 
+    from datamodules.subject import PromptPair, without_identifier
     from lightning_modules.pipeline_folder import check_pipeline_folder
-    from lightning_modules.sampling import sample_to_folder
+    from lightning_modules.sample_folder import sample_to_folder
 
     check_pipeline_folder(run_cfg.model.pretrained)
+    guidance = instantiate(run_cfg.guidance)
     model, adapter = _load(run_cfg)
     adapter.load(model.pipeline, run_dir)
+    identifier = run_cfg.data.identifier
+    pairs = [PromptPair(instance=text, prior=without_identifier(text, identifier)) for text in cfg.prompts]
     settings = cfg.evaluation
-    sample_to_folder(
-        model, list(cfg.prompts), out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed
-    )
+    sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
     print(f"the pictures lie in {out_dir}")
 
 
@@ -188,7 +190,9 @@ def _nodes(cfg: DictConfig) -> dict[str, Any]:
     return {key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))}
 
 
-_NODES = ("module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation")
+_NODES = (
+    "module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation", "guidance"
+)  # fmt: skip
 _GROUPS = ("callbacks", "logger", "regularizer")
 _SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
 
@@ -233,17 +237,25 @@ def _evaluation(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
 
 
 def _override(run_cfg: DictConfig, cfg: DictConfig) -> None:
-    """Puts this command line's `model.…` and `trainer.accelerator` into a finished run's config.
+    """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
 
     Raises:
         ValueError: another override, which would have no effect on a finished run.
     """
+    if not is_classifier(run_cfg.model):
+        run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
     for override in HydraConfig.get().overrides.task:
         if override.startswith(("model.", "trainer.accelerator=")):
             key = override.partition("=")[0]
             OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
+        elif override.startswith(("guidance=", "guidance.")):
+            if is_classifier(run_cfg.model):
+                raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
+            run_cfg.guidance = cfg.guidance
         elif not override.startswith(("task=", "run=", "prompts=", "evaluation.", "evaluation=")):
-            raise ValueError(f"{override} has no effect on a finished run: model.…, evaluation.… and prompts have")
+            raise ValueError(
+                f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
+            )
 
 
 def _global_step(ckpt_path: str | None) -> int | None:

@@ -72,10 +72,15 @@ def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPai
     for kind, text in (("class word", class_word), ("identifier", identifier)):
         if not text.strip() or not re.search(_as_words(text), instance, re.IGNORECASE):
             raise ValueError(f"prompt {instance!r} lacks the {kind} {text!r}: put it in, or change the {kind}")
-    prior = re.sub(_as_words(identifier) + r"\s*", "", instance, flags=re.IGNORECASE).strip()
+    prior = without_identifier(instance, identifier)
     if not re.search(_as_words(class_word), prior, re.IGNORECASE):
         raise ValueError(f"identifier {identifier!r} is a part of the class word {class_word!r}: choose a rarer word")
     return PromptPair(instance=instance, prior=prior)
+
+
+def without_identifier(prompt: str, identifier: str) -> str:
+    """The frozen model's form of `prompt`, which is itself where the identifier is not in it."""
+    return re.sub(_as_words(identifier) + r"\s*", "", prompt, flags=re.IGNORECASE).strip()
 
 
 def _as_words(text: str) -> str:

@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.subject import Picture, Subject
+from datamodules.subject import Picture, PromptPair, Subject
 from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, square_tensor
 from lightning_modules.adapter import Adapter
-from lightning_modules.sampling import sample
+from lightning_modules.guidance import Guidance
+from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
 from metrics.background_adherence import background_adherence
 from metrics.image_similarity import diffusion_features, mean_cosine
 from report.grid import picture_grid
+from report.guidance import save_diagnostics
 from report.metrics_csv import read_metrics
 from report.page import write_report
 
@@ -33,13 +35,15 @@ class Evaluation:
         images_per_prompt: pictures a prompt, from the seeds `seed`, `seed + 1`, …, the same for every prompt and model.
         max_prompts: the first so many of the subject's prompts.
         seed: of the first picture.
+        guidance: of the tuned model's pictures; the base model's have classifier-free guidance.
     """
 
-    def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int) -> None:
+    def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int, guidance: Guidance) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
             if value < 1:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
+        self.guidance = guidance
 
     def check(self, model: Any) -> None:
         """Whether this evaluation can judge `model`, asked before training.
@@ -76,7 +80,7 @@ class Evaluation:
         similarity = _Similarity(model, subject)
         figures = {"base": similarity(base)}
         adapter.load(model.pipeline, run_dir)
-        tuned = self._draw(model, [pair.instance for pair in pairs], "the tuned model draws")
+        tuned, diagnostics = self._draw_guided(model, pairs)
         # The features are the pretrained model's: the adapter is off while they are taken.
         figures["tuned"] = similarity(tuned)
         figures["reference"] = similarity.of_training_pictures
@@ -106,20 +110,29 @@ class Evaluation:
             },
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
+        save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
         grid.save(out_dir / "samples" / "grid.png")
-        record = info | {"subject": subject.name, "evaluation": vars(self), "metrics": metrics}
+        settings = vars(self) | {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
+        record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
 
+    def _seeds(self, num_prompts: int) -> list[int]:
+        return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
+
+    def _draw_guided(self, model: StableDiffusion, pairs: Sequence[PromptPair]) -> tuple[list[Image.Image], Any]:
+        repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
+        seeds = self._seeds(len(pairs))
+        return sample_guided(model, repeated, self.guidance, seeds=seeds, description="the tuned model draws")
+
     def _draw(self, model: StableDiffusion, prompts: list[str], description: str) -> list[Image.Image]:
-        repeated = [prompt for prompt in prompts for _ in range(self.images_per_prompt)]
         return sample(
             model.pipeline,
-            repeated,
-            seeds=[self.seed + number % self.images_per_prompt for number in range(len(repeated))],
+            [prompt for prompt in prompts for _ in range(self.images_per_prompt)],
+            seeds=self._seeds(len(prompts)),
             guidance_scale=model.guidance_scale,
             num_inference_steps=model.num_inference_steps,
             batch_size=model.inference_batch_size,

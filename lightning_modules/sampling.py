@@ -1,14 +1,24 @@
 """Drawing pictures with a pipeline: a seed for each picture, so that base and tuned model start from the same noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.progress import track
+from torch import Tensor
 
+from datamodules.subject import PromptPair
+from lightning_modules.guidance import (
+    REFERENCE_CONDITIONAL,
+    REFERENCE_UNCONDITIONAL,
+    STUDENT_CONDITIONAL,
+    STUDENT_UNCONDITIONAL,
+    Guidance,
+)
+from lightning_modules.guided_unet import GuidedUNet
 from lightning_modules.stable_diffusion import StableDiffusion
 
 
@@ -42,6 +52,87 @@ def sample(
     return pictures
 
 
+def sample_guided(
+    model: StableDiffusion,
+    prompts: Sequence[PromptPair],
+    guidance: Guidance,
+    *,
+    seeds: Sequence[int],
+    description: str,
+) -> tuple[list[Image.Image], dict[str, Tensor]]:
+    """One picture of the tuned model for each prompt, from the noise of its seed.
+
+    With classifier-free guidance it is the picture that `sample` draws of the instance prompts.
+
+    Args:
+        model: with a run's adapter loaded into its pipeline.
+
+    Returns:
+        The pictures, and the guidance's diagnostics `[steps, pictures]` in float32 on the CPU, by name.
+
+    Raises:
+        ValueError: `guidance` compares with the pretrained model, and nothing of the UNet is tuned.
+    """
+    pictures: list[Image.Image] = []
+    diagnostics: list[dict[str, Tensor]] = []
+    pipeline, size = model.pipeline, model.inference_batch_size
+    with _eval_mode(pipeline):
+        for start in track(range(0, len(prompts), size), description, disable=not prompts):
+            chunk = slice(start, start + size)
+            drawn, told = _guided(model, prompts[chunk], guidance, seeds[chunk])
+            pictures += drawn
+            diagnostics.append(told)
+    return pictures, {name: torch.cat([each[name] for each in diagnostics], 1) for name in diagnostics[0]}
+
+
+def _guided(
+    model: StableDiffusion, prompts: Sequence[PromptPair], guidance: Guidance, seeds: Sequence[int]
+) -> tuple[list[Image.Image], dict[str, Tensor]]:
+    pipeline, tuned = model.pipeline, model.pipeline.unet
+    states = _states(pipeline, prompts, guidance.rows)
+    unet = GuidedUNet(
+        tuned,
+        model.unet,
+        guidance,
+        guidance_scale=model.guidance_scale,
+        states=states,
+        scheduler=pipeline.scheduler,
+    )
+    pipeline.unet = unet
+    try:
+        with unet.open():
+            pictures = pipeline(
+                prompt_embeds=next(iter(states.values())),  # not read: the rows have their own
+                guidance_scale=1.0,  # one row a picture is asked for
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                num_inference_steps=model.num_inference_steps,
+                height=model.resolution,
+                width=model.resolution,
+            ).images
+    finally:
+        pipeline.unet = tuned
+    steps = unet.diagnostics
+    return pictures, {name: torch.stack([step[name] for step in steps]).float().cpu() for name in steps[0]}
+
+
+@torch.no_grad()
+def _states(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[PromptPair], rows: Sequence[str]
+) -> Mapping[str, Tensor]:
+    """The text encoder's hidden states `[B, tokens, D]` of each row, as the pipeline itself encodes them."""
+    texts: dict[str, list[str]] = {
+        REFERENCE_UNCONDITIONAL: [""] * len(prompts),
+        REFERENCE_CONDITIONAL: [pair.prior for pair in prompts],
+        STUDENT_UNCONDITIONAL: [""] * len(prompts),
+        STUDENT_CONDITIONAL: [pair.instance for pair in prompts],
+    }
+
+    def encode(text: list[str]) -> Any:
+        return pipeline.encode_prompt(text, pipeline.device, 1, do_classifier_free_guidance=False)[0]
+
+    return {row: encode(texts[row]) for row in rows}
+
+
 @contextmanager
 def _eval_mode(pipeline: StableDiffusionPipeline) -> Iterator[None]:
     was_training = pipeline.unet.training
@@ -50,21 +141,3 @@ def _eval_mode(pipeline: StableDiffusionPipeline) -> Iterator[None]:
         yield
     finally:
         pipeline.unet.train(was_training)
-
-
-def sample_to_folder(
-    model: StableDiffusion, prompts: Sequence[str], folder: Path, *, images_per_prompt: int, seed: int
-) -> None:
-    """Draws each prompt from the seeds `seed`, `seed + 1`, … into `folder/<prompt number>-<copy>.png`."""
-    pictures = sample(
-        model.pipeline,
-        [prompt for prompt in prompts for _ in range(images_per_prompt)],
-        seeds=[seed + copy for _ in prompts for copy in range(images_per_prompt)],
-        guidance_scale=model.guidance_scale,
-        num_inference_steps=model.num_inference_steps,
-        batch_size=model.inference_batch_size,
-        resolution=model.resolution,
-        description="drawing",
-    )
-    for number, picture in enumerate(pictures):
-        picture.save(folder / "{:02d}-{}.png".format(*divmod(number, images_per_prompt)))

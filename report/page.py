@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from report.guidance import FILE as GUIDANCE
+from report.guidance import guidance_plots
 from report.metrics_csv import read_metrics
 from report.plots import Plot, Points, bin_curves, curve
 
@@ -48,7 +50,8 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
     """Write ``report.html`` from the files of a run folder.
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
-    ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names.
+    ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
+    ``samples/guidance.json``.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -87,6 +90,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
+        guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         curves=_curves(points),
         families=_families(points),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 Points = Sequence[tuple[int, float]]  # (step, value)
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -68,7 +68,7 @@ def curve(name: str, points: Points) -> Plot:
     """
     finite = _finite(points)
     steps, values = [step for step, _ in finite], [value for _, value in finite]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 2.1), layout="constrained")
         axes = figure.subplots()
         if len(finite) <= _SPARSE:
@@ -82,7 +82,7 @@ def curve(name: str, points: Points) -> Plot:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useOffset=False, useMathText=True)
         last = f"the last is {values[-1]:.4g} at step {steps[-1]}" if finite else "none is finite"
         alt = f"Plot of {name} over the steps: {len(points)} values, {last}."
-        return Plot(name, _svg(figure), alt, width=346, note=_left_out(len(points) - len(finite)))
+        return Plot(name, svg(figure), alt, width=346, note=_left_out(len(points) - len(finite)))
 
 
 def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
@@ -95,7 +95,7 @@ def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
     count = max(bins) + 1
     # The light end of viridis cannot be read on white.
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, count))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.subplots()
         heavy = sum(map(len, bins.values())) > _RASTER
@@ -116,7 +116,7 @@ def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
         last = ", ".join(f"{index}: {points[-1][1]:.3g}" for index, points in sorted(bins.items()) if points)
         alt = f"Plot of {family} over the steps, a line for each of {count} timestep bins; last value by bin: {last}."
         missing = sum(len(points) - len(_finite(points)) for points in bins.values())
-        return Plot(family, _svg(figure), alt, width=442, note=_left_out(missing))
+        return Plot(family, svg(figure), alt, width=442, note=_left_out(missing))
 
 
 def _finite(points: Points) -> list[tuple[int, float]]:
@@ -127,7 +127,7 @@ def _left_out(count: int) -> str:
     return f"left out, not finite: {count}" if count else ""
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     # Without the date, the same run gives the same file.
     figure.savefig(buffer, format="svg", dpi=200, facecolor="white", metadata={"Date": None})

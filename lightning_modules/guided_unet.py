@@ -1,0 +1,105 @@
+"""A UNet that guides itself: the pipeline asks for one prediction, and gets the guided one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from lightning_modules.adapter import disabled_adapters
+from lightning_modules.guidance import Guidance
+
+BASE = "__base__"  # PEFT's name for a row without an adapter
+
+
+class GuidedUNet:
+    """Stands in for a pipeline's UNet at `guidance_scale=1`, where the pipeline asks for one row a picture.
+
+    All rows of a step are predicted in one call where one adapter is active (PEFT's mixed batches), and in two, one
+    of the pretrained and one of the tuned model, where several adapters are or where the whole UNet was tuned.
+    `open` it around a pipeline's call, so that the hooks of the mixed batch are taken off again.
+
+    Args:
+        tuned: with its adapters loaded, or fully tuned.
+        pretrained: `tuned` itself where adapters can be switched off.
+        guidance: asked in every step.
+        guidance_scale: `w`.
+        states: of the prompts, `[B, tokens, D]`, by the names in `guidance.rows`.
+        scheduler: the pipeline's, which knows how many steps there are.
+
+    Raises:
+        ValueError: `guidance` compares with the pretrained model, and `tuned` is nothing else.
+    """
+
+    def __init__(
+        self,
+        tuned: UNet2DConditionModel,
+        pretrained: UNet2DConditionModel,
+        guidance: Guidance,
+        *,
+        guidance_scale: float,
+        states: Mapping[str, Tensor],
+        scheduler: Any,
+    ) -> None:
+        self.tuned, self.pretrained, self.guidance, self.guidance_scale = tuned, pretrained, guidance, guidance_scale
+        self.config, self.dtype = tuned.config, tuned.dtype
+        self.diagnostics: list[Mapping[str, Tensor]] = []
+        self._scheduler, self._calls = scheduler, 0
+        self._layers = [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]
+        students = [row for row in guidance.rows if row.startswith("student")]
+        self._references = [row for row in guidance.rows if row not in students]
+        if self._references and tuned is pretrained and not self._layers:
+            raise ValueError(
+                f"{type(guidance).__name__} goes from the pretrained to the tuned model, and this run tuned no UNet: "
+                "guidance=cfg"
+            )
+        self._active = self._layers[0].active_adapters if self._layers else []
+        self._mixed = bool(self._references) and tuned is pretrained and len(self._active) == 1
+        self._groups = [list(guidance.rows)] if self._mixed else [g for g in (self._references, students) if g]
+        self._states = [torch.cat([states[row] for row in group]) for group in self._groups]
+        self._num_pictures = len(next(iter(states.values())))
+
+    @contextmanager
+    def open(self) -> Iterator["GuidedUNet"]:
+        """Context in which this UNet can be called; adapters are as before after it, also after an exception."""
+        self.guidance.begin()
+        with self._mixed_batch() if self._mixed else nullcontext():
+            yield self
+
+    def __call__(self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
+        """As a `UNet2DConditionModel`; the prompts are those given in the constructor."""
+        kwargs["return_dict"] = False
+        predictions: dict[str, Tensor] = {}
+        for group, states in zip(self._groups, self._states, strict=True):
+            is_reference = group == self._references
+            unet = self.pretrained if is_reference else self.tuned
+            with disabled_adapters(self._layers) if is_reference and unet is self.tuned else nullcontext():
+                rows = unet(torch.cat([sample] * len(group)), timestep, states, **kwargs)[0]
+            predictions |= dict(zip(group, rows.chunk(len(group)), strict=True))
+        progress = self._calls / len(self._scheduler.timesteps)
+        self._calls += 1
+        guided = self.guidance(predictions, guidance_scale=self.guidance_scale, progress=progress)
+        self.diagnostics.append(guided.diagnostics)
+        return (guided.prediction,)
+
+    @contextmanager
+    def _mixed_batch(self) -> Iterator[None]:
+        names = [
+            name
+            for row in self.guidance.rows
+            for name in [BASE if row in self._references else self._active[0]] * self._num_pictures
+        ]
+
+        def name_rows(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+            return args, kwargs | {"adapter_names": names}
+
+        layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]  # all: PEFT's class is a mixin
+        hooks = [layer.register_forward_pre_hook(name_rows, with_kwargs=True) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
