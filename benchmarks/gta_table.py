@@ -122,7 +122,7 @@ def write(path: Path, results: Results) -> None:
 
     record, largest = results.record, results.fractions[-1]
     lines = [
-        f"# GTA on {record['subject']}",
+        f"# GTA beside what it is compared with, on {record['subject']}",
         "",
         verdict(results),
         "",
