@@ -28,6 +28,7 @@ class GuidedUNet:
         guidance: asked in every step.
         guidance_scale: `w`.
         states: of the prompts, `[B, tokens, D]`, by the names in `guidance.rows`.
+        pooled: SDXL's pooled embeddings `[B, D]` by the same names; None of a model that has none.
         scheduler: the pipeline's, which knows how many steps there are.
 
     Raises:
@@ -42,10 +43,10 @@ class GuidedUNet:
         *,
         guidance_scale: float,
         states: Mapping[str, Tensor],
+        pooled: Mapping[str, Tensor] | None = None,
         scheduler: Any,
     ) -> None:
         self.tuned, self.pretrained, self.guidance, self.guidance_scale = tuned, pretrained, guidance, guidance_scale
-        self.config, self.dtype = tuned.config, tuned.dtype
         self.diagnostics: list[Mapping[str, Tensor]] = []
         self._scheduler, self._calls = scheduler, 0
         self._layers = [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]
@@ -60,7 +61,11 @@ class GuidedUNet:
         self._mixed = bool(self._references) and tuned is pretrained and len(self._active) == 1
         self._groups = [list(guidance.rows)] if self._mixed else [g for g in (self._references, students) if g]
         self._states = [torch.cat([states[row] for row in group]) for group in self._groups]
+        self._pooled = [torch.cat([pooled[row] for row in group]) for group in self._groups] if pooled else []
         self._num_pictures = len(next(iter(states.values())))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["tuned"], name)  # what else a pipeline asks of its UNet
 
     @contextmanager
     def open(self) -> Iterator["GuidedUNet"]:
@@ -72,12 +77,16 @@ class GuidedUNet:
     def __call__(self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
         """As a `UNet2DConditionModel`; the prompts are those given in the constructor."""
         kwargs["return_dict"] = False
+        conditions = kwargs.pop("added_cond_kwargs", None) or {}
         predictions: dict[str, Tensor] = {}
-        for group, states in zip(self._groups, self._states, strict=True):
+        for number, (group, states) in enumerate(zip(self._groups, self._states, strict=True)):
+            added = {name: torch.cat([value] * len(group)) for name, value in conditions.items()}
+            if self._pooled:
+                added["text_embeds"] = self._pooled[number]
             is_reference = group == self._references
             unet = self.pretrained if is_reference else self.tuned
             with disabled_adapters(self._layers) if is_reference and unet is self.tuned else nullcontext():
-                rows = unet(torch.cat([sample] * len(group)), timestep, states, **kwargs)[0]
+                rows = unet(torch.cat([sample] * len(group)), timestep, states, added_cond_kwargs=added, **kwargs)[0]
             predictions |= dict(zip(group, rows.chunk(len(group)), strict=True))
         progress = self._calls / len(self._scheduler.timesteps)
         self._calls += 1

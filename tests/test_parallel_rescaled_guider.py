@@ -1,0 +1,174 @@
+"""The guider inside diffusers' own modular pipeline, on an SDXL of random weights."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lightning_modules.guidance import ConsistencyGuidance, ParallelRescaledGuidance
+from lightning_modules.guided_unet import GuidedUNet
+from lightning_modules.parallel_rescaled_guider import ParallelRescaledGuider
+from lightning_modules.pretrain_sd import build_tokenizer
+
+PROMPTS = ["a sks heart on a pink background", "a photo of a blue sks star"]
+PRIORS = ["a heart on a pink background", "a photo of a blue star"]
+SETTINGS = {"consistency_scale": 3.0, "rule": "constant", "kappa": 0.2}
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(max_length=32)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+
+    def text_config():
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=32, projection_dim=32, **ids,
+        )  # fmt: skip
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=32 + 6 * 8,
+        transformer_layers_per_block=(1, 1),
+    )
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"]))
+    for name, parameter in unet.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text_config()),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def call(pipeline, **arguments):
+    return pipeline(
+        num_inference_steps=4,
+        height=32,
+        width=32,
+        output_type="np",
+        generator=[torch.Generator().manual_seed(seed) for seed in range(2)],
+        **arguments,
+    )
+
+
+def modular(sdxl, guider):
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+    pipeline = StableDiffusionXLAutoBlocks().init_pipeline()
+    pipeline.update_components(guider=guider, **{name: getattr(sdxl, name) for name in names})
+    pipeline.set_progress_bar_config(disable=True)
+    states, _, pooled, _ = sdxl.encode_prompt(PRIORS, do_classifier_free_guidance=False)
+    guider.set_prior(states, pooled)
+    return call(pipeline, prompt=PROMPTS, output="images")
+
+
+def ours(sdxl, guidance):
+    """The project's own sampling, in the pipeline that is not modular."""
+    states, empty, pooled, empty_pooled = sdxl.encode_prompt(PROMPTS, do_classifier_free_guidance=True)
+    prior, _, prior_pooled, _ = sdxl.encode_prompt(PRIORS, do_classifier_free_guidance=False)
+    rows = ConsistencyGuidance.rows
+    unet = GuidedUNet(
+        sdxl.unet,
+        sdxl.unet,
+        guidance,
+        guidance_scale=5.0,
+        states=dict(zip(rows, (empty, prior, states), strict=True)),
+        pooled=dict(zip(rows, (empty_pooled, prior_pooled, pooled), strict=True)),
+        scheduler=sdxl.scheduler,
+    )
+    tuned, sdxl.unet = sdxl.unet, unet
+    try:
+        with unet.open():
+            return call(sdxl, prompt_embeds=states, pooled_prompt_embeds=pooled, guidance_scale=1.0).images
+    finally:
+        sdxl.unet = tuned
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_it_draws_what_we_draw(sdxl, scale):
+    drawn = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=scale, **SETTINGS))
+    guidance = ParallelRescaledGuidance(scale=scale, start=0.0, stop=1.0, **SETTINGS)
+    assert np.abs(drawn - ours(sdxl, guidance)).max() < 1e-5
+
+
+def test_at_one_it_is_plain_consistency_guidance(sdxl):
+    drawn = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=1.0, **SETTINGS))
+    plain = ours(sdxl, ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0))
+    assert np.abs(drawn - plain).max() < 1e-5
+    rescaled = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS))
+    assert np.abs(drawn - rescaled).max() > 1e-3
+
+
+def test_adapters_are_on_again_after_an_exception(sdxl):
+    guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS)
+    layers = [
+        module for module in sdxl.unet.modules() if hasattr(module, "disable_adapters") and module is not sdxl.unet
+    ]
+    off = []
+
+    def fail(module, args):
+        off.append(layers[0].disable_adapters)
+        if len(off) == 5:  # a prediction of the pretrained model, in the second step
+            raise RuntimeError("in the middle")
+
+    hook = sdxl.unet.conv_out.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        modular(sdxl, guider)
+    hook.remove()
+    assert off == [False, True, True, False, True]
+    assert not any(layer.disable_adapters for layer in layers)
+    assert len(sdxl.unet._forward_hooks) == 0
+
+
+def test_it_can_be_saved_as_every_guider(tmp_path):
+    guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.25, start=0.2, **SETTINGS)
+    guider.save_pretrained(tmp_path)
+    loaded = ParallelRescaledGuider.from_pretrained(tmp_path)
+    assert (loaded.config.scale, loaded.config.start, loaded.guidance_scale) == (0.25, 0.2, 5.0)
+
+
+def test_a_denoiser_without_adapters_is_refused():
+    guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS)
+    model = torch.nn.Linear(2, 2)
+    guider.prepare_models(model)
+    with pytest.raises(ValueError, match="Linear has no adapter"):
+        guider.prepare_models(model)
+
+
+def test_switched_off_it_asks_for_one_prediction():
+    guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS)
+    assert guider.num_conditions == 3
+    guider.disable()
+    assert guider.num_conditions == 1
+    prediction = torch.randn(1, 4, 2, 2)
+    assert guider.forward(student_conditional=prediction).pred is prediction
