@@ -1,5 +1,6 @@
 """Holdfast's one entry point: `python run.py experiment=apt_dreambooth`. Read top to bottom, it is what a run does."""
 
+import math
 import os
 import pickle
 import shutil
@@ -17,11 +18,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_modules.finished_run import check_mergeable, evaluation_of, finished_run, is_classifier, override_run
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
 OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
+OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
 
 
@@ -94,11 +97,11 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
 def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     """Judges a finished run again, with this command line's `evaluation`, into a folder of its own."""
-    run_dir, run_cfg = _finished_run(cfg)
+    run_dir, run_cfg = finished_run(cfg.run, task=cfg.task)
     refuse_used(out_dir)
-    _override(run_cfg, cfg)
+    override_run(run_cfg, cfg)
     data = check(run_cfg)
-    run_cfg.evaluation = _evaluation(run_cfg, cfg)
+    run_cfg.evaluation = evaluation_of(run_cfg, cfg)
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
@@ -110,27 +113,40 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
 
 
 def sample(cfg: DictConfig, out_dir: Path) -> None:
-    """Draws `prompts` with a finished run, picture `i` of each from seed `evaluation.seed + i`."""
-    run_dir, run_cfg = _finished_run(cfg)
+    """Draws `prompts` with a finished run, or several merged; picture `i` of each from seed `evaluation.seed + i`."""
+    if cfg.adapters and cfg.run:
+        raise ValueError(f"run={cfg.run} beside adapters: name every run in adapters")
+    runs = [finished_run(each, task=cfg.task) for each in (cfg.adapters or [cfg.run])]
+    run_dir, run_cfg = runs[0]
     if is_classifier(run_cfg.model):
-        raise ValueError(f"run={cfg.run} is a classifier, which draws nothing: task=evaluate judges it")
+        raise ValueError(f"run={run_dir} is a classifier, which draws nothing: task=evaluate judges it")
     if isinstance(cfg.prompts, str):
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
+    if cfg.adapters or cfg.weights:
+        check_mergeable({str(folder): each for folder, each in runs}, weights=list(cfg.weights))
     refuse_used(out_dir)
-    _override(run_cfg, cfg)
+    override_run(run_cfg, cfg)
 
     from datamodules.subject import PromptPair, without_identifier
+    from lightning_modules.merged_adapters import load_merged
     from lightning_modules.pipeline_folder import check_pipeline_folder
     from lightning_modules.sample_folder import sample_to_folder
 
     check_pipeline_folder(run_cfg.model.pretrained)
     guidance = instantiate(run_cfg.guidance)
     model, adapter = _load(run_cfg)
-    adapter.load(model.pipeline, run_dir)
-    identifier = run_cfg.data.identifier
-    pairs = [PromptPair(instance=text, prior=without_identifier(text, identifier)) for text in cfg.prompts]
+    if cfg.adapters:
+        load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
+    else:
+        adapter.load(model.pipeline, run_dir)
+    pairs = []
+    for prompt in cfg.prompts:
+        prior = prompt
+        for _, each in runs:
+            prior = without_identifier(prior, each.data.identifier)
+        pairs.append(PromptPair(instance=prompt, prior=prior))
     settings = cfg.evaluation
     sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
     print(f"the pictures lie in {out_dir}")
@@ -169,10 +185,6 @@ def _check_model(model: DictConfig) -> None:
         check_pipeline_folder(model.pretrained)
 
 
-def is_classifier(model: DictConfig) -> bool:
-    return str(model._target_).endswith(".VisionTransformer")
-
-
 def _is_first_process() -> bool:
     """Whether no other process of this run has been here: under DDP the others are started on the same command line."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
@@ -194,7 +206,7 @@ _NODES = (
     "module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation", "guidance"
 )  # fmt: skip
 _GROUPS = ("callbacks", "logger", "regularizer")
-_SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
+_SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "adapters", "weights", "prompts", *_NODES, *_GROUPS)
 
 
 def _judge(evaluation: Any, run_cfg: DictConfig, datamodule: Any, **where: Any) -> Path:
@@ -211,51 +223,6 @@ def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
     if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
     return model, instantiate(run_cfg.adapter)
-
-
-def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
-    if not cfg.run:
-        raise ValueError(f"task={cfg.task} needs run=<folder of a finished run>")
-    run_dir = Path(cfg.run)
-    if not (run_dir / "config.yaml").is_file():
-        raise FileNotFoundError(f"run={cfg.run} is no run folder: it has no config.yaml")
-    if not any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit")):
-        raise FileNotFoundError(f"run={cfg.run} has no adapter/, unet/ or vit/: it was not finished")
-    run_cfg = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(run_cfg, DictConfig)
-    return run_dir, run_cfg
-
-
-def _evaluation(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
-    """This command line's evaluation, or the run's own where the default one is for another kind of model."""
-    if cfg.evaluation._target_ == run_cfg.evaluation._target_:
-        return cfg.evaluation
-    given = [each for each in HydraConfig.get().overrides.task if each.startswith(("evaluation.", "evaluation="))]
-    if given:
-        raise ValueError(f"{given[0]} does not judge this kind of run, {run_cfg.evaluation._target_} does")
-    return run_cfg.evaluation
-
-
-def _override(run_cfg: DictConfig, cfg: DictConfig) -> None:
-    """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
-
-    Raises:
-        ValueError: another override, which would have no effect on a finished run.
-    """
-    if not is_classifier(run_cfg.model):
-        run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
-    for override in HydraConfig.get().overrides.task:
-        if override.startswith(("model.", "trainer.accelerator=")):
-            key = override.partition("=")[0]
-            OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif override.startswith(("guidance=", "guidance.")):
-            if is_classifier(run_cfg.model):
-                raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
-            run_cfg.guidance = cfg.guidance
-        elif not override.startswith(("task=", "run=", "prompts=", "evaluation.", "evaluation=")):
-            raise ValueError(
-                f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
-            )
 
 
 def _global_step(ckpt_path: str | None) -> int | None:

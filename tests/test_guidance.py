@@ -1,14 +1,17 @@
 """Guidance: the identities of the maths, and a pipeline that guides itself by it."""
 
 import copy
+import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from peft import LoraConfig
 from torch.testing import assert_close
 
+import run
 from datamodules.subject import PromptPair, without_identifier
 from lightning_modules.guidance import (
     AdaptiveProjectedGuidance,
@@ -22,6 +25,7 @@ from lightning_modules.guidance import (
 )
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
+from tests.runs import compose, fit, train
 
 W, W_CON = 7.5, 3.0
 ROWS = ConsistencyGuidance.rows
@@ -369,3 +373,59 @@ def test_apg_is_diffusers_guider(tiny_sd):
         assert torch.tensor(list(one.tobytes())).sub(torch.tensor(list(other.tobytes()))).abs().max() <= 1
     assert not same_pictures(plain, projected)
     assert isinstance(model.pipeline, StableDiffusionPipeline)
+
+
+# By the command line.
+
+
+def test_a_run_is_judged_and_sampled_with_any_guidance(monkeypatch, tiny_sd, tmp_path):
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dco_rescale", "optimizer.lr=5e-2", "model.guidance_scale=4")
+    told = json.loads((run_dir / "samples/guidance.json").read_text())
+    assert np.asarray(told["effective_cfg_scale"]) == pytest.approx(4.0)  # the parallel part is dropped
+    assert "Guidance" in (run_dir / "report.html").read_text()
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert record["evaluation"]["guidance"]["consistency_scale"] == 3.0
+
+    command = ["task=sample", f"run='{run_dir}'", "prompts=['a sks heart','a heart']"]
+    pictures = {}
+    for guidance in ("parallel_rescaled", "consistency", "cfg", "apg"):
+        out_dir = tmp_path / guidance
+        run.sample(compose(out_dir, *command, f"guidance={guidance}"), out_dir)
+        pictures[guidance] = (out_dir / "00-0.png").read_bytes()
+    assert len(set(pictures.values())) == 4
+    out_dir = tmp_path / "own"  # the run's own guidance, where none is given
+    run.sample(compose(out_dir, *command), out_dir)
+    assert (out_dir / "00-0.png").read_bytes() == pictures["parallel_rescaled"]
+    again = tmp_path / "again"
+    run.evaluate(compose(again, "task=evaluate", f"run='{run_dir}'", "evaluation.max_prompts=1", "guidance=cfg"), again)
+    assert not (again / "samples/guidance.json").exists()
+
+
+def test_adapters_of_several_runs_are_merged(monkeypatch, tiny_sd, tmp_path):
+    settings = ["experiment=dreambooth", "optimizer.lr=5e-2"]
+    one = train(monkeypatch, tiny_sd, tmp_path / "one", *settings)
+    two = train(monkeypatch, tiny_sd, tmp_path / "two", *settings, "seed=1", "adapter.rank=4")
+
+    def drawn(name, *overrides):
+        out_dir = tmp_path / name
+        run.sample(compose(out_dir, "task=sample", "prompts=['a sks heart']", *overrides), out_dir)
+        return (out_dir / "00-0.png").read_bytes()
+
+    both = f"adapters=['{one}','{two}']"
+    alone, merged = drawn("alone", f"run='{one}'"), drawn("merged", both, "weights=[1,1]")
+    assert alone != merged
+    assert drawn("first", both, "weights=[1,0]") == alone
+    assert drawn("guided", both, "weights=[1,1]", "guidance=consistency") not in (alone, merged)
+    with pytest.raises(ValueError, match=r"weights=\[1\] for 2 different adapters"):
+        drawn("few", both, "weights=[1]")
+    with pytest.raises(ValueError, match="name every run in adapters"):
+        drawn("beside", both, "weights=[1,1]", f"run='{one}'")
+    full = train(monkeypatch, tiny_sd, tmp_path / "full", *settings, "adapter=full")
+    with pytest.raises(FileNotFoundError, match="has no adapter/ to merge"):
+        drawn("full_merged", f"adapters=['{one}','{full}']", "weights=[1,1]")
+
+
+def test_dco_apt_scales_apts_weights(tmp_path):
+    cfg = compose(tmp_path, "experiment=dco_apt", "regularizer.direct_consistency.beta=100")
+    assert cfg.regularizer.representation_stabilization.weight == pytest.approx(0.03 * 50)
+    assert cfg.regularizer.attention_alignment.weight == pytest.approx(0.1 * 50)

@@ -1,0 +1,85 @@
+"""Finished runs, judged again or drawn with: their folders and configs; no torch, so that it is told at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
+
+
+def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
+    """The folder and the config of a finished run.
+
+    Raises:
+        ValueError: no run is named.
+        FileNotFoundError: it is no run folder, or the run was not finished.
+    """
+    if not run:
+        raise ValueError(f"task={task} needs run=<folder of a finished run>")
+    run_dir = Path(run)
+    if not (run_dir / "config.yaml").is_file():
+        raise FileNotFoundError(f"run={run} is no run folder: it has no config.yaml")
+    if not any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit")):
+        raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
+    run_cfg = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(run_cfg, DictConfig)
+    return run_dir, run_cfg
+
+
+def is_classifier(model: DictConfig) -> bool:
+    return str(model._target_).endswith(".VisionTransformer")
+
+
+def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
+    """This command line's evaluation, or the run's own where the default one is for another kind of model."""
+    if cfg.evaluation._target_ == run_cfg.evaluation._target_:
+        return cfg.evaluation
+    given = [each for each in HydraConfig.get().overrides.task if each.startswith(("evaluation.", "evaluation="))]
+    if given:
+        raise ValueError(f"{given[0]} does not judge this kind of run, {run_cfg.evaluation._target_} does")
+    return run_cfg.evaluation
+
+
+def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
+    """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
+
+    Raises:
+        ValueError: another override, which would have no effect on a finished run.
+    """
+    if not is_classifier(run_cfg.model):
+        run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
+    for override in HydraConfig.get().overrides.task:
+        if override.startswith(("model.", "trainer.accelerator=")):
+            key = override.partition("=")[0]
+            OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
+        elif override.startswith(("guidance=", "guidance.")):
+            if is_classifier(run_cfg.model):
+                raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
+            run_cfg.guidance = cfg.guidance
+        elif not override.startswith(_TAKEN):
+            raise ValueError(
+                f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
+            )
+
+
+def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float]) -> None:
+    """Adapters of several runs add up where they belong to one pretrained model.
+
+    Args:
+        runs: their configs, by folder.
+        weights: one for each.
+
+    Raises:
+        FileNotFoundError: a run has no adapter, for all of its UNet was tuned.
+        ValueError: there are more or fewer weights than runs, or the runs tuned different models.
+    """
+    if len(weights) != len(runs):
+        raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
+    pretrained = {folder: cfg.model.pretrained for folder, cfg in runs.items()}
+    for folder, name in pretrained.items():
+        if not (Path(folder) / "adapter").is_dir():
+            raise FileNotFoundError(f"adapters: {folder} has no adapter/ to merge; runs with adapter=lora have")
+        if name != (first := next(iter(pretrained.values()))):
+            raise ValueError(f"adapters: {folder} tuned {name}, the first one {first}: they do not add up")
