@@ -1,0 +1,151 @@
+"""Guidance side by side: `python benchmarks/guidance.py` writes `docs/benchmark_guidance.md` and its picture.
+
+Trains DreamBooth, APT and DCO on each subject, draws the evaluation prompts under every guidance from the same noise,
+and scores identity (`metrics/identity.py`) and prompt adherence (`metrics/attribute_adherence.py`). Nothing that lies
+in the folder is done again, so the command goes on where it was interrupted.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+ROOT = Path(__file__).parents[1]
+SUBJECTS = ("heart_face", "star_badge", "square_bolt")  # whose identity is told apart: assets/sprites-identity
+CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
+MINUTES_PER_SUBJECT = 18  # of one core of the machine that docs/benchmark_guidance.md was made on
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One experiment's adapter under one guidance; `label` names its line in the picture."""
+
+    experiment: str
+    label: str
+    guidance: tuple[str, ...]
+    consistency_scale: float | None = None
+
+    @property
+    def name(self) -> str:
+        scale = "" if self.consistency_scale is None else f" w_con={self.consistency_scale:g}"
+        return f"{self.label}{scale}"
+
+    def overrides(self) -> list[str]:
+        scale = [] if self.consistency_scale is None else [f"guidance.consistency_scale={self.consistency_scale}"]
+        return [*self.guidance, *scale]
+
+
+def variants() -> list[Variant]:
+    """CFG of every method, then DCO under every kind of consistency guidance at every scale."""
+    rescaled = "guidance=parallel_rescaled"
+    kinds = {
+        "DCO + consistency": ("guidance=consistency",),
+        **{f"DCO + rescaled, s={s:g}": (rescaled, f"guidance.scale={s}") for s in (0.0, 0.25, 0.5)},
+        "DCO + rescaled, cfg_clamp κ=0.2": (rescaled, "guidance.rule=cfg_clamp"),
+        "DCO + rescaled, negative_only s=0": (rescaled, "guidance.rule=negative_only"),
+    }
+    plain = [
+        Variant(experiment, f"{name} + CFG", ("guidance=cfg",))
+        for name, experiment in (("DreamBooth", "dreambooth"), ("APT", "apt_dreambooth"), ("DCO", "dco_dreambooth"))
+    ]
+    return plain + [
+        Variant("dco_dreambooth", label, guidance, scale)
+        for label, guidance in kinds.items()
+        for scale in CONSISTENCY_SCALES
+    ]
+
+
+def train(folder: Path, subject: str, experiment: str) -> Path:
+    """The finished run's folder."""
+    run_dir = folder / subject / experiment
+    if not (run_dir / "report.html").exists():
+        command = [
+            sys.executable, "run.py", f"experiment={experiment}", f"data.subject={subject}", "logger=csv",
+            "evaluation.max_prompts=1", "evaluation.images_per_prompt=1", f"hydra.run.dir={run_dir}",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return run_dir
+
+
+def draw(folder: Path, subject: str) -> None:
+    """Every variant's pictures of one subject, `<folder>/<subject>/<variant>/NN.png`."""
+    import torch
+    from hydra.utils import instantiate
+    from lanes import compose_run
+
+    from lightning_modules.sampling import sample, sample_guided
+
+    torch.set_num_threads(1)
+    os.chdir(ROOT)
+    cfg = compose_run(["logger=csv", f"data.subject={subject}"])
+    pairs = instantiate(cfg.data).evaluation_prompts
+    seeds = list(range(len(pairs)))
+
+    def save(pictures: list[Any], name: str) -> None:
+        unfinished = folder / subject / f".{name}"
+        unfinished.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            picture.save(unfinished / f"{number:02d}.png")
+        unfinished.replace(folder / subject / name)
+
+    if not (folder / subject / "base").exists():
+        model = instantiate(cfg.model)
+        drawn = sample(
+            model.pipeline, [pair.prior for pair in pairs], seeds=seeds, guidance_scale=model.guidance_scale,
+            num_inference_steps=model.num_inference_steps, batch_size=model.inference_batch_size,
+            resolution=model.resolution, description="base",
+        )  # fmt: skip
+        save(drawn, "base")
+    for experiment in ("dreambooth", "apt_dreambooth", "dco_dreambooth"):
+        todo = [v for v in variants() if v.experiment == experiment and not (folder / subject / v.name).exists()]
+        if not todo:
+            continue
+        run_dir = train(folder, subject, experiment)
+        model = instantiate(cfg.model)
+        instantiate(cfg.adapter).load(model.pipeline, run_dir)
+        for variant in todo:
+            guidance = instantiate(compose_run([*variant.overrides(), "logger=csv"]).guidance)
+            save(sample_guided(model, pairs, guidance, seeds=seeds, description=variant.name)[0], variant.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("runs/benchmark_guidance"), help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmark_guidance.md"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    args = parser.parse_args()
+    root = args.root.resolve()
+    left = [s for s in SUBJECTS if any(not (root / s / v.name).exists() for v in variants())]
+    minutes = -(-len(left) // args.workers) * MINUTES_PER_SUBJECT
+    print(
+        f"{len(left)} subjects × {MINUTES_PER_SUBJECT} min / {args.workers} processes: about {minutes} minutes in all"
+    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.perf_counter()
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(draw, root, subject) for subject in left]
+        for job in track(jobs, "drawing"):
+            job.result()
+
+    from guidance_table import write
+
+    write(root, args.out, variants(), SUBJECTS, command=" ".join(["python", *sys.argv]))
+    print(
+        f"{(time.perf_counter() - began) / 60:.1f} minutes; the result lies in {args.out}, all pictures in {args.root}"
+    )
+
+
+if __name__ == "__main__":
+    main()
