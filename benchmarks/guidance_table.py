@@ -1,0 +1,142 @@
+"""The scores of `benchmarks/guidance.py`: a table, the picture of the front, and which rule it favours."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from datamodules.sprites.subjects import sprite_subject
+from metrics.attribute_adherence import attribute_adherence
+from metrics.identity import Identity
+from metrics.sprites_judge import SpritesJudge
+from report.provenance import provenance
+
+ROOT = Path(__file__).parents[1]
+Score = tuple[float, float]  # identity, adherence
+
+
+def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[str, dict[str, Score]]:
+    """Identity and adherence of every variant for every subject, `[variant][subject]`."""
+    judge = SpritesJudge.from_pretrained(ROOT / "assets/sprites-judge")
+    identity = Identity.from_pretrained(ROOT / "assets/sprites-identity")
+    found: dict[str, dict[str, Score]] = {name: {} for name in names}
+    for subject in subjects:
+        data = sprite_subject(
+            subject=subject, identifier="sks", instance_prompt="a photo of a {identifier} {class_word}", num_train=5,
+            num_heldout=12, seed=0,
+        )  # fmt: skip
+        prompts = [pair.prior for pair in data.evaluation_prompts]
+        references = [np.asarray(picture.image) for picture in data.train]
+        for name in names:
+            pictures = [np.asarray(Image.open(path)) for path in sorted((root / subject / name).glob("*.png"))]
+            adherence = attribute_adherence(judge, pictures, prompts)["all"]
+            found[name][subject] = (float(identity(pictures, references).mean()), adherence)
+    return found
+
+
+def front_area(points: Sequence[Score], *, floor: Score) -> float:
+    """Area that `points` dominate above `floor`, the hypervolume of their Pareto front."""
+    area, best = 0.0, floor[1]
+    for first, second in sorted(points, reverse=True):
+        if second > best and first > floor[0]:
+            area += (first - floor[0]) * (second - best)
+            best = second
+    return area
+
+
+def with_error(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard error."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{mean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str], *, command: str) -> None:
+    """Writes the page and, beside it, the picture of the front."""
+    found = scores(root, ["base", *(variant.name for variant in variants)], subjects)
+    labels = list(dict.fromkeys(variant.label for variant in variants))
+    lines = {label: [variant.name for variant in variants if variant.label == label] for label in labels}
+    areas = {
+        label: [
+            front_area([found[name][subject] for name in names], floor=(found["base"][subject][0], 0.0))
+            for subject in subjects
+        ]
+        for label, names in lines.items()
+    }
+    plot = out.with_suffix(".png")
+    draw_front(found, lines, plot)
+    page = [
+        "# Guidance: identity against prompt adherence",
+        "",
+        verdict(areas),
+        "",
+        f"`{command}`, commit {provenance()['git_commit']}. {len(subjects)} subjects ({', '.join(subjects)}), one run "
+        "of each method with its experiment's settings, one picture of each of the subject's evaluation prompts, the "
+        "same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine to the training "
+        "pictures in whitened features (`assets/sprites-identity`). Adherence: share of the pictures in which the "
+        "judge (`assets/sprites-judge`) finds all that the prompt asks for. Base: the pretrained model, given the "
+        "class word.",
+        "",
+        f"![identity against adherence]({plot.name})",
+        "",
+        "## Scores",
+        "",
+        "| method and guidance | identity | adherence |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | {with_error([s[0] for s in by.values()], 3)} | {with_error([s[1] for s in by.values()], 3)} |"
+            for name, by in found.items()
+        ),
+        "",
+        "## Area under each front",
+        "",
+        "What a line of scales dominates above the base model's identity and no adherence, per subject.",
+        "",
+        "| line | area |",
+        "|---|---:|",
+        *(f"| {label} | {with_error(values, 3)} |" for label, values in areas.items()),
+        "",
+    ]
+    out.write_text("\n".join(page))
+
+
+def verdict(areas: Mapping[str, Sequence[float]]) -> str:
+    """The first paragraph: which rule is best, and whether rescaling beats plain consistency guidance."""
+    plain = areas["DCO + consistency"]
+    rules = {label: values for label, values in areas.items() if "rescaled" in label}
+    best = max(rules, key=lambda label: mean(rules[label]))
+    gain = [one - other for one, other in zip(rules[best], plain, strict=True)]
+    error = stdev(gain) / len(gain) ** 0.5
+    beats = "beats" if mean(gain) > 2 * error else "does not beat"
+    cfg = {label: values for label, values in areas.items() if label.endswith("CFG")}
+    strongest = max(cfg, key=lambda label: mean(cfg[label]))
+    over = [one - other for one, other in zip(rules[best], cfg[strongest], strict=True)]
+    return (
+        f"Of the rules, `{best}` dominates the largest area, {with_error(rules[best], 3)}; plain consistency guidance "
+        f"{with_error(plain, 3)}. The paired difference is {mean(gain):+.3f} ± {error:.3f} over {len(gain)} subjects: "
+        f"it {beats} plain consistency guidance by two standard errors. The best single point of classifier-free "
+        f"guidance, `{strongest}`, dominates {with_error(cfg[strongest], 3)} ({with_error(over, 3)} less)."
+    )
+
+
+def draw_front(found: Mapping[str, Mapping[str, Score]], lines: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Means over subjects: a line for each guidance that has a scale, a marker for each that has none."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, sum(len(names) > 1 for names in lines.values())))
+    palette = iter(colours)
+    for label, names in [("base", ["base"]), *lines.items()]:
+        points = [[mean(score[axis] for score in found[name].values()) for name in names] for axis in (0, 1)]
+        if len(names) > 1:
+            axes.plot(*points, marker="o", markersize=4, color=next(palette), label=label)
+        else:
+            axes.plot(*points, marker="*" if label == "base" else "s", linestyle="none", label=label)
+    axes.set_xlabel("identity (mean cosine to the training pictures)")
+    axes.set_ylabel("adherence (all that was asked)")
+    axes.grid(color="0.9")
+    axes.legend(fontsize=7)
+    figure.savefig(path)
