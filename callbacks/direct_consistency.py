@@ -40,6 +40,7 @@ class DirectConsistency(Regularizer):
     """
 
     primary: ClassVar[bool] = True
+    takes_sample_weight: ClassVar[bool] = False
     step_type: ClassVar[type] = DiffusionStep
     needs = Needs(reference=True)
 
@@ -50,11 +51,6 @@ class DirectConsistency(Regularizer):
         self.beta, self.min_snr_gamma = beta, min_snr_gamma
 
     def loss(self, step: DiffusionStep) -> TermOutput:
-        if step.sample_weight is not None:
-            raise ValueError(
-                "direct_consistency weights its rows itself, by σ(βd), and another plug-in does too: set regularizer."
-                "overfitting_indicator.weighting=false, and take direct_consistency.min_snr_gamma instead of min_snr"
-            )
         student, reference = instance_loss(step), reference_loss(step)
         weight = None
         if self.min_snr_gamma is not None:

@@ -106,6 +106,10 @@ class OverfittingIndicator(Regularizer):
             event.synchronize()  # of the step before last: no queue is drained
         return gamma[self._bins(timesteps)].clamp(max=self.max_probability)
 
+    @property
+    def gives_sample_weight(self) -> bool:
+        return self.weighting
+
     def sample_weight(self, step: DiffusionStep) -> Tensor | None:
         self._num_train_timesteps = step.num_train_timesteps
         losses = torch.stack([instance_loss(step), reference_loss(step)]).detach()

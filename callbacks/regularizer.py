@@ -23,6 +23,9 @@ class Regularizer(Callback, ABC):
     primary: ClassVar[bool] = False
     """Whether `loss` is the data term, of which a module has exactly one."""
 
+    takes_sample_weight: ClassVar[bool] = True
+    """Of a primary term: whether other plug-ins may weight its rows."""
+
     step_type: ClassVar[type | None] = None
     """The record of a step that it is written for; None takes any."""
 
@@ -37,6 +40,11 @@ class Regularizer(Callback, ABC):
     def state_key(self) -> str:
         # By the config key, so that two plug-ins of one class keep a state each.
         return f"regularizer/{self.name}"
+
+    @property
+    def gives_sample_weight(self) -> bool:
+        """Whether `sample_weight` will give weights, told before the first step."""
+        return type(self).sample_weight is not Regularizer.sample_weight
 
     def attach(self, model: nn.Module) -> None:
         """Asked once, after adapters were injected: read what is needed off the model (numbers of heads, …)."""

@@ -183,4 +183,10 @@ def active_regularizers(regularizers: Mapping[str, Regularizer]) -> dict[str, Re
         raise ValueError(
             f"exactly one primary term is needed, regularizer has {primary or 'none'}: add denoising, or drop one"
         )
+    weighting = [name for name, plugin in active.items() if plugin.gives_sample_weight]
+    if weighting and not active[primary[0]].takes_sample_weight:
+        raise ValueError(
+            f"{primary[0]} weights its rows itself, and regularizer.{weighting[0]} does too: leave it out, or switch "
+            f"its weighting off where it has the option (regularizer.{weighting[0]}.weighting=false)"
+        )
     return active

@@ -1,11 +1,14 @@
 import math
-from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from callbacks.denoising import denoising_loss
 from callbacks.direct_consistency import DirectConsistency, direct_consistency_loss
+from callbacks.min_snr import MinSNR
+from callbacks.overfitting_indicator import OverfittingIndicator
+from lightning_modules.regularized import active_regularizers
 from report.metrics_csv import read_metrics
 from tests.runs import train
 from tests.steps import step_of_losses
@@ -58,9 +61,13 @@ def test_min_snr_lies_inside_the_sigmoid():
 
 
 def test_nothing_else_weights_the_rows():
-    step = replace(step_of_losses([0.2], [0.3], [0]), sample_weight=torch.tensor([0.5]))
-    with pytest.raises(ValueError, match=r"overfitting_indicator\.weighting=false"):
-        term().loss(step)
+    settings = {"num_bins": 4, "ema_weight": 0.1, "scale": 1.0, "augmentation": True}
+    indicator = partial(OverfittingIndicator, **settings, max_probability=0.8)
+    with pytest.raises(ValueError, match=r"regularizer\.overfitting_indicator does too.*\.weighting=false"):
+        active_regularizers({"direct_consistency": term(), "overfitting_indicator": indicator(weighting=True)})
+    with pytest.raises(ValueError, match=r"regularizer\.min_snr does too"):
+        active_regularizers({"direct_consistency": term(), "min_snr": MinSNR(gamma=5.0)})
+    active_regularizers({"direct_consistency": term(), "overfitting_indicator": indicator(weighting=False)})
 
 
 def test_a_run_starts_near_log_2(monkeypatch, tiny_sd, tmp_path):
