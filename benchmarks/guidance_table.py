@@ -1,5 +1,7 @@
 """The scores of `benchmarks/guidance.py`: a table, the picture of the front, and which rule it favours."""
 
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -8,7 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datamodules.sprites.subjects import sprite_subject
 from metrics.attribute_adherence import attribute_adherence
@@ -69,6 +73,8 @@ def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str
     }
     plot = out.with_suffix(".png")
     draw_front(found, lines, plot)
+    grid = out.with_name(f"{out.stem}_grid.png")
+    draw_grid(root / subjects[0], variants, grid)
     page = [
         "# Guidance: identity against prompt adherence",
         "",
@@ -82,6 +88,10 @@ def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str
         "class word.",
         "",
         f"![identity against adherence]({plot.name})",
+        "",
+        f"One prompt of `{subjects[0]}` from one noise, w_con downwards, the kind of guidance to the right:",
+        "",
+        f"![pictures by scale and guidance]({grid.name})",
         "",
         "## Scores",
         "",
@@ -140,3 +150,23 @@ def draw_front(found: Mapping[str, Mapping[str, Score]], lines: Mapping[str, Seq
     axes.grid(color="0.9")
     axes.legend(fontsize=7)
     figure.savefig(path)
+
+
+def draw_grid(folder: Path, variants: Sequence[Any], path: Path, *, number: int = 3, tile: int = 96) -> None:
+    """Picture `number` of one subject: a row for each `w_con`, a column for each guidance that has one."""
+    scaled = [variant for variant in variants if variant.consistency_scale is not None]
+    columns = list(dict.fromkeys(variant.label for variant in scaled))
+    rows = sorted({variant.consistency_scale for variant in scaled})
+    left, top = 60, 34
+    grid = Image.new("RGB", (left + tile * len(columns), top + tile * len(rows)), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(10)
+    for column, label in enumerate(columns):
+        text = textwrap.fill(label.removeprefix("DCO + "), 16)
+        draw.multiline_text((left + column * tile + 2, 2), text, fill="black", font=font, spacing=1)
+    for row, scale in enumerate(rows):
+        draw.text((2, top + row * tile + tile // 2 - 6), f"w_con={scale:g}", fill="black", font=font)
+    for variant in scaled:
+        picture = Image.open(folder / variant.name / f"{number:02d}.png").resize((tile, tile), Image.Resampling.NEAREST)
+        place = (columns.index(variant.label), rows.index(variant.consistency_scale))
+        grid.paste(picture, (left + place[0] * tile, top + place[1] * tile))
+    grid.save(path)
