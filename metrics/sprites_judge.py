@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datamodules.sprites.attributes import ATTRIBUTES, NOTHING, Seen
 from datamodules.sprites.world import POSITIONS, SIZE
@@ -41,8 +42,11 @@ class SpritesJudge(nn.Module):
 
     @torch.no_grad()
     def read(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[Seen, ...]]:
-        """The objects of each picture `[64, 64, 3]`; call `eval()` first."""
+        """The objects of each picture `[H, W, 3]`, all of one size, which is brought to 64 px; call `eval()` first."""
+        if len(pictures) == 0:
+            return []
         pixel_values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        pixel_values = F.interpolate(pixel_values, (SIZE, SIZE), mode="bilinear", antialias=True)
         best = {
             name: torch.cat([logits.argmax(2) for logits in (self(c)[name] for c in pixel_values.split(256))]).tolist()
             for name in ATTRIBUTES
