@@ -73,15 +73,16 @@ class PretrainJudgeModule(L.LightningModule):
 def attribute_loss(logits: Mapping[str, Tensor], labels: Tensor) -> Tensor:
     """Sum over the attributes of the mean cross-entropy over positions; what is `UNKNOWN` does not count.
 
+    The noun's is two means, over objects and over empty positions, since most positions are empty.
+
     Args:
         logits: `[B, positions, choices]` per attribute, as `SpritesJudge` returns them.
         labels: `[B, positions, attributes]`, as `datamodules.sprites.attributes.labels` returns them.
     """
-    losses = [
-        F.cross_entropy(logits[name].flatten(0, 1), labels[..., number].flatten(), ignore_index=UNKNOWN)
-        for number, name in enumerate(ATTRIBUTES)
-    ]
-    return torch.stack(losses).sum()
+    flat = {name: (logits[name].flatten(0, 1), labels[..., number].flatten()) for number, name in enumerate(ATTRIBUTES)}
+    nouns, noun = flat.pop("noun")
+    parts = [(nouns[noun == 0], noun[noun == 0]), (nouns[noun != 0], noun[noun != 0]), *flat.values()]
+    return torch.stack([F.cross_entropy(*part, ignore_index=UNKNOWN) for part in parts]).sum()
 
 
 def blurred(pictures: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
