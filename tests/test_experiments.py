@@ -122,16 +122,10 @@ def test_the_judge_s_figures_are_written_and_shown(tiny_sd, tmp_path):
     assert "attribute_adherence/color" in (run_dir / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "figures"), [(["data.judge=null"], set()), (["data.num_heldout=0"], {"noun", "count", "all"})]
-)
-def test_without_judge_or_heldout_pictures(tiny_sd, tmp_path, overrides, figures):
-    """Both prompts name noun and background alone, so that there is nothing to say of colours."""
-    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", *overrides)
+def test_a_run_without_judge_has_no_such_figures(tiny_sd, tmp_path):
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.judge=null")
     metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
-    found = {name: metric for name, metric in metrics.items() if name.startswith("attribute_adherence/")}
-    assert set(found) == {f"attribute_adherence/{name}" for name in figures}
-    assert all(metric["reference"] is None for metric in found.values())
+    assert "background_adherence" in metrics and not [name for name in metrics if name.startswith("attribute_")]
 
 
 def assert_complete_evaluation(out_dir: Path, *, prompts: int) -> None:

@@ -8,16 +8,18 @@ import open_clip
 import pytest
 import timm
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from timm.data import resolve_data_config
 
 import run
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
+from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.world import POSITIONS, mask, render, repainted_scene, scene
-from lightning_modules.pretrain_judge import attribute_loss, blurred
+from lightning_modules.pretrain_judge import attribute_loss, blurred, reconstructed
 from lightning_modules.pretrain_vit import augmented, contrastive_loss
 from metrics.attribute_adherence import attribute_adherence
 from metrics.sprites_judge import CORNERS, STRIDE, WINDOW, SpritesJudge
+from tests.conftest import ROOT
 from tests.runs import compose
 
 Pretrain = Callable[..., None]
@@ -140,6 +142,15 @@ def test_attribute_loss_leaves_out_what_has_no_word():
     assert torch.equal(attribute_loss(logits, table), before)
     logits["color"][0, 1, 0] = 9.0
     assert attribute_loss(logits, table) < before
+
+
+def test_the_first_share_of_the_pictures_is_reconstructed():
+    vae = AutoencoderKL.from_pretrained(ROOT / "assets/sprites-sd/vae")
+    pictures = to_pixel_values(np.stack([render(scene(0, index)) for index in range(4)]))
+    changed = reconstructed(pictures, share=0.5, vae=vae)
+    assert torch.equal(changed[2:], pictures[2:]) and not torch.equal(changed[:2], pictures[:2])
+    assert (changed - pictures).square().mean().sqrt() < 0.1 and changed.abs().max() <= 1
+    assert torch.equal(reconstructed(pictures, share=0.0, vae=vae), pictures)
 
 
 def test_blurring_keeps_a_flat_picture_and_its_share():
