@@ -1,7 +1,7 @@
 """Quality of the embedded model: `python benchmarks/sprites_quality.py`, the figures of its model card.
 
-PSNR of the autoencoder on fresh pictures of the world, of wild scenes and of the subjects; background adherence over
-samples of random prompts; a grid of samples to look at.
+PSNR of the autoencoder on fresh pictures of the world, of wild scenes and of the subjects; background and attribute
+adherence over samples of random prompts, the latter as the judge reads them; a grid of samples to look at.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.subjects import SUBJECTS, sprite_subject
 from datamodules.sprites.world import render, scene, wild_scene
 from lightning_modules.sampling import sample
+from metrics.attribute_adherence import attribute_adherence, times_named
 from metrics.background_adherence import background_adherence, named_background
+from metrics.sprites_judge import SpritesJudge
 
 FRESH = 1_000_003  # a seed that no training picture was drawn from
 
@@ -29,6 +31,7 @@ FRESH = 1_000_003  # a seed that no training picture was drawn from
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="assets/sprites-sd")
+    parser.add_argument("--judge", type=Path, default=Path("assets/sprites-judge"))
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=4.0)
@@ -51,8 +54,11 @@ def main() -> None:
         description=f"drawing {len(prompts)} random prompts",
         batch_size=25,
     )
-    adherence = background_adherence([np.asarray(picture) for picture in drawn], prompts)
-    print(f"background colour right: {adherence:.1%} of {len(prompts)} samples")
+    arrays = [np.asarray(picture) for picture in drawn]
+    print(f"background colour right: {background_adherence(arrays, prompts):.1%} of {len(prompts)} samples")
+    named = times_named(prompts)
+    for name, share in attribute_adherence(SpritesJudge.from_pretrained(arguments.judge), arrays, prompts).items():
+        print(f"{name} right: {share:.1%} of the {named[name]} samples whose prompt names it")
     Path(arguments.grid).parent.mkdir(parents=True, exist_ok=True)
     grid(drawn[:48]).save(arguments.grid)
     for start in range(0, 48, 8):
@@ -70,6 +76,7 @@ def fresh_pictures() -> dict[str, list[NDArray[np.uint8]]]:
             num_train=5,
             num_heldout=12,
             seed=FRESH,
+            judge=None,
         )
         for name in SUBJECTS
     ]

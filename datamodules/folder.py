@@ -59,4 +59,5 @@ def folder(
         train=train,
         heldout=heldout,
         evaluation_prompts=evaluation,
+        judge=None,
     )

@@ -43,6 +43,7 @@ class Subject:
         train: the pictures to learn from.
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
         evaluation_prompts: what the tuned model is asked to draw.
+        judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Subject:
     train: tuple[Picture, ...]
     heldout: tuple[Picture, ...]
     evaluation_prompts: tuple[PromptPair, ...]
+    judge: str | None
 
 
 def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPair:

@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.subject import Picture, PromptPair, Subject
 from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, square_tensor
 from lightning_modules.adapter import Adapter
+from lightning_modules.attribute_figures import attribute_figures
 from lightning_modules.guidance import Guidance
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
@@ -96,6 +97,7 @@ class Evaluation:
                 ),
                 "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
             },
+            **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             "similarity/diffusion_features": {
                 **figures,
                 "description": f"mean cosine to the {similarity.target} pictures, features of the pretrained UNet "

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,10 +17,12 @@ from metrics.sprites_judge import SpritesJudge
 
 
 class PretrainJudgeModule(L.LightningModule):
-    """Trains a `SpritesJudge` on rendered pictures, noised and blurred as those of an autoencoder and a sampler are.
+    """Trains a `SpritesJudge` on rendered pictures and on what an autoencoder makes of them, noised and blurred.
 
     Args:
         judge: arguments of `SpritesJudge`.
+        vae: folder of the autoencoder whose pictures are to be judged.
+        reconstructed: share of each batch that went through the autoencoder, which rounds small objects' corners off.
         optimizer: partial of a torch optimiser over parameters.
         lr_scheduler: partial of a torch scheduler over an optimiser.
         noise: the largest standard deviation of the pixel noise, pixels being in [-1, 1].
@@ -31,6 +34,8 @@ class PretrainJudgeModule(L.LightningModule):
         self,
         *,
         judge: dict[str, Any],
+        vae: str,
+        reconstructed: float,
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[..., Any],
         noise: float,
@@ -41,6 +46,9 @@ class PretrainJudgeModule(L.LightningModule):
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
         self.judge = SpritesJudge(**judge).to(memory_format=torch.channels_last)
+        autoencoder = AutoencoderKL.from_pretrained(vae).to(memory_format=torch.channels_last)
+        self._vae = [autoencoder]  # in a list: not a submodule, so never in a checkpoint
+        self.reconstructed = reconstructed
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.noise, self.blur = noise, blur
 
@@ -50,7 +58,10 @@ class PretrainJudgeModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["position"][0]))
-        pixel_values = blurred(batch["pixel_values"], share=self.blur, generator=generator)
+        pixel_values = reconstructed(
+            batch["pixel_values"], share=self.reconstructed, vae=self._vae[0].to(batch["pixel_values"].device)
+        )
+        pixel_values = blurred(pixel_values, share=self.blur, generator=generator)
         deviation = self.noise * torch.rand(len(pixel_values), 1, 1, 1, generator=generator)
         pixel_values = pixel_values + deviation * torch.randn(pixel_values.shape, generator=generator)
         logits = self.judge(pixel_values.contiguous(memory_format=torch.channels_last))
@@ -73,15 +84,26 @@ class PretrainJudgeModule(L.LightningModule):
 def attribute_loss(logits: Mapping[str, Tensor], labels: Tensor) -> Tensor:
     """Sum over the attributes of the mean cross-entropy over positions; what is `UNKNOWN` does not count.
 
+    The noun's is two means, over objects and over empty positions, since most positions are empty.
+
     Args:
         logits: `[B, positions, choices]` per attribute, as `SpritesJudge` returns them.
         labels: `[B, positions, attributes]`, as `datamodules.sprites.attributes.labels` returns them.
     """
-    losses = [
-        F.cross_entropy(logits[name].flatten(0, 1), labels[..., number].flatten(), ignore_index=UNKNOWN)
-        for number, name in enumerate(ATTRIBUTES)
-    ]
-    return torch.stack(losses).sum()
+    flat = {name: (logits[name].flatten(0, 1), labels[..., number].flatten()) for number, name in enumerate(ATTRIBUTES)}
+    nouns, noun = flat.pop("noun")
+    parts = [(nouns[noun == 0], noun[noun == 0]), (nouns[noun != 0], noun[noun != 0]), *flat.values()]
+    return torch.stack([F.cross_entropy(*part, ignore_index=UNKNOWN) for part in parts]).sum()
+
+
+@torch.no_grad()
+def reconstructed(pictures: Tensor, *, share: float, vae: AutoencoderKL) -> Tensor:
+    """`pictures` `[B, C, H, W]` in [-1, 1], of which the first `share`, rounded, went through the autoencoder."""
+    count = round(share * len(pictures))
+    if count == 0:
+        return pictures
+    decoded = vae.decode(vae.encode(pictures[:count]).latent_dist.mean).sample.clamp(-1, 1)
+    return torch.cat([decoded, pictures[count:]])
 
 
 def blurred(pictures: Tensor, *, share: float, generator: torch.Generator) -> Tensor:

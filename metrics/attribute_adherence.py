@@ -18,7 +18,7 @@ def attribute_adherence(
 
     Args:
         judge: in evaluation mode.
-        pictures: `[64, 64, 3]` each.
+        pictures: `[H, W, 3]` each, all of one size.
         prompts: with the class word, one for each picture.
 
     Returns:
@@ -35,3 +35,12 @@ def score(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], questions:
         for name, right in answers(question, shown, read_background(picture)).items():
             verdicts[name].append(right)
     return {name: float(np.mean(values)) for name, values in verdicts.items()}
+
+
+def times_named(prompts: Sequence[str]) -> dict[str, int]:
+    """How many of the prompts name each attribute: the pictures behind each share of `attribute_adherence`."""
+    counts: dict[str, int] = defaultdict(int)
+    for prompt in prompts:
+        for name in answers(asked(prompt), (), ""):
+            counts[name] += 1
+    return dict(counts)

@@ -9,40 +9,64 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datamodules.sprites.attributes import ATTRIBUTES, NOTHING, Seen
 from datamodules.sprites.world import POSITIONS, SIZE
 
+STRIDE = 4  # pixels a cell of the features that the windows are cut from
+WINDOW = 10  # cells a side, 40 px: the largest object, wherever it stands about its position
+_LAST = SIZE // STRIDE - WINDOW
+CORNERS = [  # of the window at each position: left and top cell, moved inwards where it would leave the picture
+    tuple(min(max(round(center / STRIDE - WINDOW / 2), 0), _LAST) for center in place) for place in POSITIONS.values()
+]
+
 
 class SpritesJudge(nn.Module):
-    """A convolutional network with one classifier for each attribute at each position.
+    """A convolutional network that looks through one window at each position, with the same eyes.
+
+    A noun that was learned at one position is known at all of them, which a classifier of the whole picture would have
+    to learn five times.
 
     Args:
-        widths: channels of the stages, each of which halves the resolution of 64 px.
+        widths: channels at 64, 32, 16 and 8 pixels a side.
         hidden: features that the classifiers share.
     """
 
     def __init__(self, *, widths: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.config = {"widths": list(widths), "hidden": hidden}
-        stages = [_stage(before, after) for before, after in zip((3, *widths), widths, strict=False)]
-        side = SIZE // 2 ** len(widths)
-        self.features = nn.Sequential(
-            *stages, nn.Flatten(), nn.Linear(widths[-1] * side**2, hidden), nn.ReLU(), nn.Dropout(0.2)
+        full, half, quarter, eighth = widths
+        self.picture = nn.Sequential(
+            _layer(3, full),  # at full resolution: outlines tell a star from a flower
+            _layer(full, half, stride=2),
+            _layer(half, quarter),
+            _layer(quarter, quarter, stride=2),
         )
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(hidden, len(POSITIONS) * len(choices)) for name, choices in ATTRIBUTES.items()}
+        self.window = nn.Sequential(
+            _layer(quarter, eighth, stride=2),
+            _layer(eighth, eighth),
+            nn.Flatten(),
+            nn.Linear(eighth * (WINDOW // 2) ** 2, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.2),
         )
+        self.heads = nn.ModuleDict({name: nn.Linear(hidden, len(choices)) for name, choices in ATTRIBUTES.items()})
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """Logits `[B, positions, choices]` per attribute, for pictures `[B, 3, 64, 64]` in [-1, 1]."""
-        features = self.features(pixel_values)
-        return {name: head(features).unflatten(1, (len(POSITIONS), -1)) for name, head in self.heads.items()}
+        picture = self.picture(pixel_values)
+        windows = torch.stack([picture[..., y : y + WINDOW, x : x + WINDOW] for x, y in CORNERS], dim=1)
+        seen = self.window(windows.flatten(0, 1))
+        return {name: head(seen).unflatten(0, (-1, len(CORNERS))) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def read(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[Seen, ...]]:
-        """The objects of each picture `[64, 64, 3]`; call `eval()` first."""
+        """The objects of each picture `[H, W, 3]`, all of one size, which is brought to 64 px; call `eval()` first."""
+        if len(pictures) == 0:
+            return []
         pixel_values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        pixel_values = F.interpolate(pixel_values, (SIZE, SIZE), mode="bilinear", antialias=True)
         best = {
             name: torch.cat([logits.argmax(2) for logits in (self(c)[name] for c in pixel_values.split(256))]).tolist()
             for name in ATTRIBUTES
@@ -71,12 +95,7 @@ class SpritesJudge(nn.Module):
         return judge.eval()
 
 
-def _stage(before: int, after: int) -> nn.Sequential:
+def _layer(before: int, after: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False),  # at full resolution: outlines tell a star from a flower
-        nn.BatchNorm2d(after),
-        nn.ReLU(),
-        nn.Conv2d(after, after, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(),
+        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
     )

@@ -10,17 +10,24 @@ from diffusers import StableDiffusionPipeline
 
 from callbacks.cls_attention import ClsAttentionCapture
 from conftest import ROOT
+from datamodules.sprites.attributes import asked, shown
 from datamodules.sprites.captions import with_article
 from datamodules.sprites.cluttered import cluttered_picture
 from datamodules.sprites.cluttered_objects import draw_member
 from datamodules.sprites.paint import BACKGROUNDS
+from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.pretraining import to_pixel_values
+from datamodules.sprites.subjects import SUBJECTS, TEMPLATES
+from datamodules.sprites.world import render, scene
 from lightning_modules.classification_evaluation import cls_attention_maps
+from metrics.attribute_adherence import attribute_adherence, score
 from metrics.background_adherence import background_adherence
 from metrics.localization import AttentionJaccard
+from metrics.sprites_judge import SpritesJudge
 
 FOLDER = ROOT / "assets/sprites-sd"
 VIT = ROOT / "assets/sprites-vit"
+JUDGE = ROOT / "assets/sprites-judge"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def pipeline() -> StableDiffusionPipeline:
     return loaded
 
 
-@pytest.mark.parametrize(("folder", "size"), [(FOLDER, 25e6), (VIT, 4e6)])
+@pytest.mark.parametrize(("folder", "size"), [(FOLDER, 25e6), (VIT, 4e6), (JUDGE, 6e6)])
 def test_it_is_small_and_holds_safetensors_only(folder: Path, size: float) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < size
@@ -50,6 +57,29 @@ def test_backgrounds_follow_the_prompt(pipeline: StableDiffusionPipeline) -> Non
     drawn = pipeline(prompts, generator=generators, num_inference_steps=10, guidance_scale=4.0, height=64, width=64)
     adherence = background_adherence([np.asarray(picture) for picture in drawn.images], prompts)
     assert adherence is not None and adherence >= 0.9
+
+
+def test_the_judge_reads_the_world_and_the_subjects() -> None:
+    """Its model card's figures, on fewer pictures."""
+    judge = SpritesJudge.from_pretrained(JUDGE)
+    scenes = [scene(77, index) for index in range(200)]
+    shares = score(judge, [render(each) for each in scenes], [shown(each) for each in scenes])
+    assert min(shares.values()) >= 0.9 and shares["noun"] >= 0.95
+    prompts, drawn = [], []
+    for number, subject in enumerate(SUBJECTS.values()):
+        for template in TEMPLATES:
+            prompts.append(" ".join(template.format(identifier="", class_word=subject.noun).split()))
+            drawn.append(render(scene_as_asked(asked(prompts[-1]), np.random.default_rng(number), paint=subject.paint)))
+    shares = attribute_adherence(judge, drawn, prompts)
+    assert min(shares.values()) >= 0.9 and shares["noun"] >= 0.95
+
+
+def test_the_judge_reads_pictures_of_another_size() -> None:
+    judge = SpritesJudge.from_pretrained(JUDGE)
+    pictures = [render(scene(78, index)) for index in range(64)]
+    larger = [np.kron(picture, np.ones((4, 4, 1), np.uint8)) for picture in pictures]
+    same = [one == other for one, other in zip(judge.read(pictures), judge.read(larger), strict=True)]
+    assert np.mean(same) > 0.95
 
 
 def test_the_vit_looks_at_the_object() -> None:

@@ -146,6 +146,27 @@ def test_a_model_index_that_is_no_mapping(tmp_path, tiny_sd):
     assert_refused(run_py(tmp_path, f"model.pretrained={model}"), "model_index.json", "no mapping")
 
 
+@pytest.mark.parametrize(
+    ("broken", "content", "words"),
+    [
+        (".", None, ["no such folder"]),
+        ("config.json", None, ["lacks config.json"]),
+        ("config.json", b"{", ["config.json", "no JSON"]),
+        ("config.json", b"[]", ["config.json", "widths"]),
+        ("model.safetensors", None, ["lacks model.safetensors"]),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", ["no whole safetensors file"]),
+    ],
+)
+def test_a_judge_that_is_missing_or_broken(tmp_path, broken, content, words):
+    judge = tmp_path / "judge"
+    if broken != ".":
+        shutil.copytree(ROOT / "assets/sprites-judge", judge)
+        (judge / broken).unlink()
+    if content is not None:
+        (judge / broken).write_bytes(content)
+    assert_refused(run_py(tmp_path, f"data.judge={judge}"), str(judge), "data.judge", *words)
+
+
 def test_a_required_value_is_named(tmp_path):
     result = run_py(tmp_path, "data=folder", "data.class_word=dog")
     assert_refused(result, "data.root is not set")

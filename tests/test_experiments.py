@@ -108,6 +108,26 @@ def test_every_experiment_runs_to_its_report(tiny_sd, tmp_path, experiment):
     assert OmegaConf.load(out_dir / "config.yaml").evaluation.max_prompts == 1
 
 
+def test_the_judge_s_figures_are_written_and_shown(tiny_sd, tmp_path):
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.num_heldout=4", "evaluation.max_prompts=20")
+    metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    figures = {name.rpartition("/")[2]: m for name, m in metrics.items() if name.startswith("attribute_adherence/")}
+    assert list(figures) == ["noun", "color", "texture", "size", "position", "count", "all"]
+    assert all(0 <= figure[model] <= 1 for figure in figures.values() for model in ("tuned", "base"))
+    # The held-out pictures' prompts name the noun and the background, and the judge knows the subject.
+    assert {name: f["reference"] for name, f in figures.items() if f["reference"] is not None} == dict.fromkeys(
+        ("noun", "count", "all"), 1
+    )
+    assert "of the 4 that are asked for it" in figures["color"]["description"]  # the prompts with a second object
+    assert "attribute_adherence/color" in (run_dir / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_without_judge_has_no_such_figures(tiny_sd, tmp_path):
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.judge=null")
+    metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
+    assert "background_adherence" in metrics and not [name for name in metrics if name.startswith("attribute_")]
+
+
 def assert_complete_evaluation(out_dir: Path, *, prompts: int) -> None:
     assert (out_dir / "report.html").is_file() and (out_dir / "metrics.json").is_file()
     assert len(json.loads((out_dir / "samples/samples.json").read_text())) == prompts
@@ -197,3 +217,4 @@ def test_real_photos(tiny_sd, tmp_path, subject, steps, class_word):
     assert_complete(run_dir, steps=steps)
     prompts = [entry["prompt"] for entry in json.loads((run_dir / "samples/samples.json").read_text())]
     assert prompts and all(f"sks {class_word}" in prompt for prompt in prompts)
+    assert "attribute_adherence" not in (run_dir / "metrics.json").read_text()  # no judge knows photos

@@ -8,16 +8,18 @@ import open_clip
 import pytest
 import timm
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from timm.data import resolve_data_config
 
 import run
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
-from datamodules.sprites.world import POSITIONS, render, scene
-from lightning_modules.pretrain_judge import attribute_loss, blurred
+from datamodules.sprites.pretraining import to_pixel_values
+from datamodules.sprites.world import POSITIONS, mask, render, repainted_scene, scene
+from lightning_modules.pretrain_judge import attribute_loss, blurred, reconstructed
 from lightning_modules.pretrain_vit import augmented, contrastive_loss
 from metrics.attribute_adherence import attribute_adherence
-from metrics.sprites_judge import SpritesJudge
+from metrics.sprites_judge import CORNERS, STRIDE, WINDOW, SpritesJudge
+from tests.conftest import ROOT
 from tests.runs import compose
 
 Pretrain = Callable[..., None]
@@ -91,7 +93,7 @@ def test_augmented_pictures_are_mirrored_or_not():
 
 def test_judge(pretrain, tmp_path):
     export = f"module.export_dir='{tmp_path}/judge'"
-    pretrain("judge", export, "datamodule.num_repainted=8", "module.judge.widths=[8,8,8]")
+    pretrain("judge", export, "datamodule.num_repainted=8", "module.judge.widths=[8,8,8,8]")
     judge = SpritesJudge.from_pretrained(tmp_path / "judge")
     pictures = [render(scene(0, index)) for index in range(4)]
     shares = attribute_adherence(judge, pictures, ["a red heart on the left on a pink background"] * 4)
@@ -102,8 +104,31 @@ def test_judge(pretrain, tmp_path):
 def test_attribute_loss_of_even_odds_is_the_sum_of_the_logarithms():
     table = torch.from_numpy(np.stack([labels(scene(0, index)) for index in range(3)]))
     logits = {name: torch.zeros(3, len(POSITIONS), len(choices)) for name, choices in ATTRIBUTES.items()}
-    expected = sum(np.log(len(choices)) for choices in ATTRIBUTES.values())
+    # The noun twice: of objects and of empty positions.
+    expected = sum(np.log(len(choices)) for choices in (ATTRIBUTES["noun"], *ATTRIBUTES.values()))
     assert attribute_loss(logits, table).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_attribute_loss_weighs_objects_as_all_empty_positions_together():
+    """One object among five positions: a wrong noun of it costs as much as wrong nouns at the four others."""
+    table = torch.full((1, len(POSITIONS), len(ATTRIBUTES)), UNKNOWN)
+    table[:, :, 0] = 0
+    table[0, 2] = 1
+    losses = []
+    for wrong in ([2], [0, 1, 3, 4]):
+        logits = {name: torch.zeros(1, len(POSITIONS), len(choices)) for name, choices in ATTRIBUTES.items()}
+        logits["noun"][0, wrong, 5] = 3.0
+        losses.append(attribute_loss(logits, table).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_judge_s_windows_hold_every_object_whole():
+    for index in range(300):
+        for sprite in repainted_scene(0, index).sprites:
+            left, top = (STRIDE * cell for cell in CORNERS[list(POSITIONS).index(sprite.position)])
+            covered = mask(sprite)
+            side = STRIDE * WINDOW
+            assert covered[top : top + side, left : left + side].sum() >= 0.97 * covered.sum()
 
 
 def test_attribute_loss_leaves_out_what_has_no_word():
@@ -117,6 +142,15 @@ def test_attribute_loss_leaves_out_what_has_no_word():
     assert torch.equal(attribute_loss(logits, table), before)
     logits["color"][0, 1, 0] = 9.0
     assert attribute_loss(logits, table) < before
+
+
+def test_the_first_share_of_the_pictures_is_reconstructed():
+    vae = AutoencoderKL.from_pretrained(ROOT / "assets/sprites-sd/vae")
+    pictures = to_pixel_values(np.stack([render(scene(0, index)) for index in range(4)]))
+    changed = reconstructed(pictures, share=0.5, vae=vae)
+    assert torch.equal(changed[2:], pictures[2:]) and not torch.equal(changed[:2], pictures[:2])
+    assert (changed - pictures).square().mean().sqrt() < 0.1 and changed.abs().max() <= 1
+    assert torch.equal(reconstructed(pictures, share=0.0, vae=vae), pictures)
 
 
 def test_blurring_keeps_a_flat_picture_and_its_share():

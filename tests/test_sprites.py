@@ -190,7 +190,7 @@ def subject_of(name, **settings):
     return sprite_subject(
         **{
             "subject": name, "identifier": "sks", "instance_prompt": "a photo of a {identifier} {class_word}",
-            "num_train": 5, "num_heldout": 8, "seed": 0,
+            "num_train": 5, "num_heldout": 8, "seed": 0, "judge": None,
         } | settings
     )  # fmt: skip
 

@@ -53,7 +53,14 @@ TEMPLATES = (
 
 
 def sprite_subject(
-    *, subject: str, identifier: str, instance_prompt: str, num_train: int, num_heldout: int, seed: int
+    *,
+    subject: str,
+    identifier: str,
+    instance_prompt: str,
+    num_train: int,
+    num_heldout: int,
+    seed: int,
+    judge: str | None,
 ) -> Subject:
     """A subject with its pictures drawn afresh from `seed`.
 
@@ -63,6 +70,7 @@ def sprite_subject(
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.
         num_heldout: pictures on other backgrounds, at other places and sizes.
+        judge: folder of the world's judge, or None.
 
     Raises:
         ValueError: an unknown subject, or no picture to train on.
@@ -91,6 +99,7 @@ def sprite_subject(
         evaluation_prompts=tuple(
             prompt_pair(template, identifier=identifier, class_word=spec.noun) for template in TEMPLATES
         ),
+        judge=judge or None,
     )
 
 
