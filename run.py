@@ -170,13 +170,19 @@ def check(cfg: DictConfig) -> Any:
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
     data = instantiate(cfg.data) if cfg.get("data") else None
-    if judge := getattr(data, "judge", None):
-        from lightning_modules.judge_folder import check_judge
-
-        check_judge(judge)
+    _check_judges(data)
     if cfg.get("model"):
         _check_model(cfg.model)
     return data
+
+
+def _check_judges(data: Any) -> None:
+    from lightning_modules.judge_folder import check_identity, check_judge
+
+    if judge := getattr(data, "judge", None):
+        check_judge(judge)
+    if identity := getattr(data, "identity", None):
+        check_identity(identity)
 
 
 def _check_model(model: DictConfig) -> None:

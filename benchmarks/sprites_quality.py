@@ -77,6 +77,7 @@ def fresh_pictures() -> dict[str, list[NDArray[np.uint8]]]:
             num_heldout=12,
             seed=FRESH,
             judge=None,
+            identity=None,
         )
         for name in SUBJECTS
     ]

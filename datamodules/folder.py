@@ -60,4 +60,5 @@ def folder(
         heldout=heldout,
         evaluation_prompts=evaluation,
         judge=None,
+        identity=None,
     )

@@ -44,6 +44,7 @@ class Subject:
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
         evaluation_prompts: what the tuned model is asked to draw.
         judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
+        identity: folder of the `Identity` that compares what is drawn with the training pictures, or None.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Subject:
     heldout: tuple[Picture, ...]
     evaluation_prompts: tuple[PromptPair, ...]
     judge: str | None
+    identity: str | None
 
 
 def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPair:

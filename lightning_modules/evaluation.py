@@ -15,6 +15,7 @@ from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, sq
 from lightning_modules.adapter import Adapter
 from lightning_modules.attribute_figures import attribute_figures
 from lightning_modules.guidance import Guidance
+from lightning_modules.identity_figure import identity_figure
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
 from metrics.background_adherence import background_adherence
@@ -97,6 +98,7 @@ class Evaluation:
                 ),
                 "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
             },
+            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base)),
             **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             "similarity/diffusion_features": {
                 **figures,

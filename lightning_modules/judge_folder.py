@@ -1,4 +1,4 @@
-"""Checks of the judge's folder that need no torch: a missing one is refused before training, not at its end."""
+"""Checks of the judges' folders that need no torch: a missing one is refused before training, not at its end."""
 
 import json
 from pathlib import Path
@@ -27,3 +27,17 @@ def check_judge(judge: str) -> None:
     if not isinstance(config, dict) or set(config) != {"widths", "hidden"}:
         raise ValueError(f"{root / 'config.json'} is no judge's: it needs widths and hidden (data.judge); {mend}")
     check_safetensors(root / "model.safetensors", key="data.judge")
+
+
+def check_identity(identity: str) -> None:
+    """Refuses a folder that holds no `Identity`.
+
+    Raises:
+        FileNotFoundError: a file of it is missing, named.
+        ValueError: its weights are no whole file.
+    """
+    root = Path(identity).expanduser()
+    for name in ("config.json", "whitening.safetensors"):
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"data.identity={identity} lacks {name}: set data.identity=null for a run without")
+    check_safetensors(root / "whitening.safetensors", key="data.identity")

@@ -9,6 +9,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,12 +46,14 @@ class Identity:
         self._model: Any = timm.create_model(f"local-dir:{vit}", pretrained=True, num_classes=0).eval()
 
     def __call__(self, pictures: Pictures, references: Pictures) -> Tensor:
-        """`[N]`, of `pictures` to all `references`; uint8 `[side, side, 3]` each."""
+        """`[N]`, of `pictures` to all `references`; uint8 `[H, W, 3]` each, resized to the ViT's pictures."""
         return (self.embed(pictures) @ self.embed(references).T).mean(1)
 
     def embed(self, pictures: Pictures) -> Tensor:
         """Whitened features of length 1, `[N, D]` in float64."""
-        features = cls_features(self._model, pictures, layers=self.layers)
+        side = self._model.patch_embed.img_size[0]
+        sized = [np.asarray(Image.fromarray(each).resize((side, side))) for each in pictures]
+        features = cls_features(self._model, sized, layers=self.layers)
         return F.normalize((features.double() - self.mean) @ self.whitening, dim=1)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -23,6 +23,7 @@ def subject_with(num_heldout: int):
         num_heldout=num_heldout,
         seed=0,
         judge=str(ROOT / "assets/sprites-judge"),
+        identity=None,
     )
 
 

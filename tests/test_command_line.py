@@ -167,6 +167,10 @@ def test_a_judge_that_is_missing_or_broken(tmp_path, broken, content, words):
     assert_refused(run_py(tmp_path, f"data.judge={judge}"), str(judge), "data.judge", *words)
 
 
+def test_an_identity_that_is_missing(tmp_path):
+    assert_refused(run_py(tmp_path, f"data.identity={tmp_path}"), "data.identity", "lacks config.json")
+
+
 def test_a_required_value_is_named(tmp_path):
     result = run_py(tmp_path, "data=folder", "data.class_word=dog")
     assert_refused(result, "data.root is not set")

@@ -119,13 +119,15 @@ def test_the_judge_s_figures_are_written_and_shown(tiny_sd, tmp_path):
         ("noun", "count", "all"), 1
     )
     assert "of the 4 that are asked for it" in figures["color"]["description"]  # the prompts with a second object
+    assert metrics["identity"]["reference"] > metrics["identity"]["base"] + 0.1
     assert "attribute_adherence/color" in (run_dir / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_without_judge_has_no_such_figures(tiny_sd, tmp_path):
-    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.judge=null")
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.judge=null", "data.identity=null")
     metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
-    assert "background_adherence" in metrics and not [name for name in metrics if name.startswith("attribute_")]
+    assert "background_adherence" in metrics
+    assert not [name for name in metrics if name.startswith(("attribute_", "identity"))]
 
 
 def assert_complete_evaluation(out_dir: Path, *, prompts: int) -> None:

@@ -61,6 +61,7 @@ def sprite_subject(
     num_heldout: int,
     seed: int,
     judge: str | None,
+    identity: str | None,
 ) -> Subject:
     """A subject with its pictures drawn afresh from `seed`.
 
@@ -71,6 +72,7 @@ def sprite_subject(
         num_train: pictures to learn from, all on the subject's own background.
         num_heldout: pictures on other backgrounds, at other places and sizes.
         judge: folder of the world's judge, or None.
+        identity: folder of its identity, or None.
 
     Raises:
         ValueError: an unknown subject, or no picture to train on.
@@ -100,6 +102,7 @@ def sprite_subject(
             prompt_pair(template, identifier=identifier, class_word=spec.noun) for template in TEMPLATES
         ),
         judge=judge or None,
+        identity=identity or None,
     )
 
 
