@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     try:
         if cfg.task not in tasks:
             raise ValueError(f"task={cfg.task}: choose one of {', '.join(tasks)}")
+        if cfg.task != "sample" and (cfg.adapters or cfg.weights):
+            raise ValueError(f"adapters are merged by task=sample; task={cfg.task} takes none")
         tasks[cfg.task](cfg, Path(HydraConfig.get().runtime.output_dir))
     except (ValueError, OSError, FloatingPointError, InstantiationException, OmegaConfBaseException) as error:
         message = f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)"
@@ -116,6 +118,11 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     """Draws `prompts` with a finished run, or several merged; picture `i` of each from seed `evaluation.seed + i`."""
     if cfg.adapters and cfg.run:
         raise ValueError(f"run={cfg.run} beside adapters: name every run in adapters")
+    if cfg.weights and not cfg.adapters:
+        raise ValueError(f"weights={cfg.weights} belong to adapters=[<run>, …], and none are given")
+    for name in ("adapters", "weights"):
+        if not OmegaConf.is_list(cfg[name]):
+            raise ValueError(f"{name}={cfg[name]} is no list: {name}=[{cfg[name]}]")
     runs = [finished_run(each, task=cfg.task) for each in (cfg.adapters or [cfg.run])]
     run_dir, run_cfg = runs[0]
     if is_classifier(run_cfg.model):
@@ -124,10 +131,12 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
-    if cfg.adapters or cfg.weights:
+    if cfg.adapters:
         check_mergeable({str(folder): each for folder, each in runs}, weights=list(cfg.weights))
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
+    if not run_cfg.guidance:
+        raise ValueError("guidance=null draws nothing: guidance=cfg is classifier-free guidance")
 
     from datamodules.subject import PromptPair, without_identifier
     from lightning_modules.merged_adapters import load_merged
@@ -173,6 +182,8 @@ def check(cfg: DictConfig) -> Any:
     _check_judges(data)
     if cfg.get("model"):
         _check_model(cfg.model)
+        if is_classifier(cfg.model) and cfg.get("guidance"):
+            raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
     return data
 
 

@@ -7,6 +7,7 @@ in the folder is done again, so the command goes on where it was interrupted.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROOT = Path(__file__).parents[1]
 SUBJECTS = ("heart_face", "star_badge", "square_bolt")  # whose identity is told apart: assets/sprites-identity
+GUIDANCE_SCALES = (None, 1.5, 2.5, 7.5)  # of CFG; None is the model's own, as of everything else
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 MINUTES_PER_SUBJECT = 18  # of one core of the machine that docs/benchmark_guidance.md was made on
 
@@ -34,11 +36,12 @@ class Variant:
     label: str
     guidance: tuple[str, ...]
     consistency_scale: float | None = None
+    guidance_scale: float | None = None
 
     @property
     def name(self) -> str:
         scale = "" if self.consistency_scale is None else f" w_con={self.consistency_scale:g}"
-        return f"{self.label}{scale}"
+        return f"{self.label}{scale}" + ("" if self.guidance_scale is None else f" w={self.guidance_scale:g}")
 
     def overrides(self) -> list[str]:
         scale = [] if self.consistency_scale is None else [f"guidance.consistency_scale={self.consistency_scale}"]
@@ -46,7 +49,7 @@ class Variant:
 
 
 def variants() -> list[Variant]:
-    """CFG of every method, then DCO under every kind of consistency guidance at every scale."""
+    """CFG of every method at several scales, then DCO under every kind of consistency guidance at every scale."""
     rescaled = "guidance=parallel_rescaled"
     kinds = {
         "DCO + consistency": ("guidance=consistency",),
@@ -55,7 +58,8 @@ def variants() -> list[Variant]:
         "DCO + rescaled, negative_only s=0": (rescaled, "guidance.rule=negative_only"),
     }
     plain = [
-        Variant(experiment, f"{name} + CFG", ("guidance=cfg",))
+        Variant(experiment, f"{name} + CFG", ("guidance=cfg",), guidance_scale=scale)
+        for scale in GUIDANCE_SCALES
         for name, experiment in (("DreamBooth", "dreambooth"), ("APT", "apt_dreambooth"), ("DCO", "dco_dreambooth"))
     ]
     return plain + [
@@ -67,15 +71,17 @@ def variants() -> list[Variant]:
 
 def train(folder: Path, subject: str, experiment: str) -> Path:
     """The finished run's folder."""
-    run_dir = folder / subject / experiment
-    if not (run_dir / "report.html").exists():
+    run_dir, unfinished = folder / subject / experiment, folder / subject / f".{experiment}"
+    if not run_dir.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
         command = [
             sys.executable, "run.py", f"experiment={experiment}", f"data.subject={subject}", "logger=csv",
-            "evaluation.max_prompts=1", "evaluation.images_per_prompt=1", f"hydra.run.dir={run_dir}",
+            "evaluation.max_prompts=1", "evaluation.images_per_prompt=1", f"hydra.run.dir={unfinished}",
         ]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        unfinished.replace(run_dir)
     return run_dir
 
 
@@ -117,6 +123,7 @@ def draw(folder: Path, subject: str) -> None:
         instantiate(cfg.adapter).load(model.pipeline, run_dir)
         for variant in todo:
             guidance = instantiate(compose_run([*variant.overrides(), "logger=csv"]).guidance)
+            model.guidance_scale = variant.guidance_scale or cfg.model.guidance_scale
             save(sample_guided(model, pairs, guidance, seeds=seeds, description=variant.name)[0], variant.name)
 
 

@@ -121,15 +121,16 @@ def verdict(areas: Mapping[str, Sequence[float]]) -> str:
     best = max(rules, key=lambda label: mean(rules[label]))
     gain = [one - other for one, other in zip(rules[best], plain, strict=True)]
     error = stdev(gain) / len(gain) ** 0.5
-    beats = "beats" if mean(gain) > 2 * error else "does not beat"
+    beats = "more" if mean(gain) > 2 * error else "not more"
     cfg = {label: values for label, values in areas.items() if label.endswith("CFG")}
     strongest = max(cfg, key=lambda label: mean(cfg[label]))
     over = [one - other for one, other in zip(rules[best], cfg[strongest], strict=True)]
     return (
         f"Of the rules, `{best}` dominates the largest area, {with_error(rules[best], 3)}; plain consistency guidance "
-        f"{with_error(plain, 3)}. The paired difference is {mean(gain):+.3f} ± {error:.3f} over {len(gain)} subjects: "
-        f"it {beats} plain consistency guidance by two standard errors. The best single point of classifier-free "
-        f"guidance, `{strongest}`, dominates {with_error(cfg[strongest], 3)} ({with_error(over, 3)} less)."
+        f"{with_error(plain, 3)}. The paired difference is {mean(gain):+.3f} ± {error:.3f} over {len(gain)} subjects, "
+        f"{beats} than two standard errors; it is the best of {len(rules)} rules on the subjects that chose it, "
+        f"so no proof. The best of classifier-free guidance, `{strongest}`, dominates "
+        f"{with_error(cfg[strongest], 3)}: {with_error(over, 3)} from it, paired."
     )
 
 

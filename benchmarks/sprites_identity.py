@@ -46,7 +46,7 @@ def fit() -> Identity:
             pictures.append(render(scene))
     vit = timm.create_model(f"local-dir:{ROOT / VIT}", pretrained=True, num_classes=0).eval()
     features = cls_features(vit, pictures, layers=LAYERS).unflatten(0, (OBJECTS, SCENES))
-    return Identity(VIT, LAYERS, *within_class_whitening(features, shrinkage=SHRINKAGE))
+    return Identity(str(ROOT / VIT), LAYERS, *within_class_whitening(features, shrinkage=SHRINKAGE))
 
 
 def area_under_curve(positives: Tensor, negatives: Tensor) -> float:

@@ -45,6 +45,8 @@ class Evaluation:
             if value < 1:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
+        if guidance is None:
+            raise ValueError("guidance=null draws nothing to judge: guidance=cfg is classifier-free guidance")
         self.guidance = guidance
 
     def check(self, model: Any) -> None:

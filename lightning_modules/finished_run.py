@@ -1,5 +1,6 @@
 """Finished runs, judged again or drawn with: their folders and configs; no torch, so that it is told at once."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
 def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
 
+    The guidance is taken as a whole, with the settings that the command line does not give at their defaults.
+
     Raises:
         ValueError: another override, which would have no effect on a finished run.
     """
@@ -64,6 +67,11 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
             )
 
 
+def _resolved(pretrained: str) -> str:
+    folder = Path(pretrained).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else pretrained
+
+
 def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float]) -> None:
     """Adapters of several runs add up where they belong to one pretrained model.
 
@@ -77,7 +85,9 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
     """
     if len(weights) != len(runs):
         raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
-    pretrained = {folder: cfg.model.pretrained for folder, cfg in runs.items()}
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"weights={list(weights)}: numbers are needed")
+    pretrained = {folder: _resolved(cfg.model.pretrained) for folder, cfg in runs.items()}
     for folder, name in pretrained.items():
         if not (Path(folder) / "adapter").is_dir():
             raise FileNotFoundError(f"adapters: {folder} has no adapter/ to merge; runs with adapter=lora have")

@@ -1,8 +1,8 @@
 """Guidance: how the predictions of the pretrained and the tuned model become the one that a scheduler takes.
 
 `e_ref(∅)`, `e_ref(c)` are the pretrained model's predictions without a prompt and with the class word, `e_θ(∅)`,
-`e_θ(c*)` the tuned model's without a prompt and with the identifier. All of it is the same for predictions of noise, of
-the clean latent and of v, which are affine in one another.
+`e_θ(c*)` the tuned model's without a prompt and with the identifier. All but APG is the same for predictions of noise,
+of the clean latent and of v, which are affine in one another.
 """
 
 import math
@@ -53,7 +53,7 @@ def parallel_scale(
         coefficient: `a`, `[B]`.
         rule: "constant", `s = scale` (1 is plain consistency guidance, 0 keeps the orthogonal part only);
             "cfg_clamp", shrunk as far as keeps the effective CFG scale `w + s w_con a` within `w (1 ± kappa)`;
-            "negative_only", `scale` where `a < 0`, so where the student works against the prompt, and 1 elsewhere.
+            "negative_only", `scale` where `w_con a < 0`, where the student works against the prompt, else 1.
         scale: in [0, 1].
         kappa: 0 or more.
         guidance_scale, consistency_scale: `w`, `w_con`.
@@ -61,7 +61,7 @@ def parallel_scale(
     if rule == "constant":
         return torch.full_like(coefficient, scale)
     if rule == "negative_only":
-        return torch.where(coefficient < 0, scale, 1.0).to(coefficient)
+        return torch.where(consistency_scale * coefficient < 0, scale, 1.0).to(coefficient)
     shift = (consistency_scale * coefficient).abs()
     allowed = kappa * abs(guidance_scale)
     return torch.where(shift > allowed, allowed / shift.where(shift > 0, 1), 1)
@@ -117,7 +117,7 @@ class Guidance(ABC):
         Args:
             predictions: `[B, …]` by the names in `rows`.
             guidance_scale: `w`.
-            progress: share of the steps that are done, in [0, 1).
+            progress: share of the steps that are done.
         """
 
 
@@ -132,33 +132,42 @@ class ClassifierFreeGuidance(Guidance):
 
 
 class AdaptiveProjectedGuidance(Guidance):
-    """APG (arXiv:2410.02416) of the tuned model, by diffusers' own function.
+    """APG (arXiv:2410.02416) of the tuned model, by diffusers' own function, in float32.
+
+    The paper projects on the predicted clean latent; here it is whatever the model predicts, as in diffusers' guider.
 
     Args:
-        eta: factor of the part that is parallel to the conditional prediction.
-        norm_threshold: longest that the difference may be, over all dimensions; 0 leaves it alone.
-        momentum: of the differences of earlier steps; 0 is none.
+        eta: factor of the part that is parallel to the conditional prediction; 0 in the paper.
+        norm_threshold: longest that the difference may be, over all dimensions of a picture's latent, to whose number it
+            belongs; 0 leaves it alone.
+        momentum: of the differences of earlier steps, -0.5 in the paper; 0 is none.
     """
 
     rows = (STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL)
 
     def __init__(self, *, eta: float, norm_threshold: float, momentum: float) -> None:
+        if not all(math.isfinite(each) for each in (eta, norm_threshold, momentum)) or norm_threshold < 0:
+            raise ValueError(
+                f"guidance.eta={eta} norm_threshold={norm_threshold} momentum={momentum}: numbers, norm_threshold ≥ 0"
+            )
         self.eta, self.norm_threshold, self.momentum = eta, norm_threshold, momentum
 
     def begin(self) -> None:
         self._buffer = MomentumBuffer(self.momentum)
 
     def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
-        unconditional, conditional = (predictions[row] for row in self.rows)
+        given = [predictions[row] for row in self.rows]
+        unconditional, conditional = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in given)
         guided = normalized_guidance(
             conditional,
             unconditional,
-            guidance_scale,
+            guidance_scale - 1,  # `e(c) + (w − 1) …` is the paper's
+            use_original_formulation=True,
             momentum_buffer=self._buffer,
             eta=self.eta,
             norm_threshold=self.norm_threshold,
         )
-        return Guided(guided)
+        return Guided(guided.to(given[0].dtype))
 
 
 class ConsistencyGuidance(Guidance):
@@ -169,7 +178,8 @@ class ConsistencyGuidance(Guidance):
     Args:
         consistency_scale: `w_con`, 3 in DCO; 0 gives the pretrained model without the subject, a negative value goes
             away from the subject. With `w_con = w` it is CFG with the tuned model's conditional prediction.
-        start, stop: shares of the steps between which `w_con` counts; elsewhere it is 0. Not stated in the sources.
+        start, stop: shares of the steps between which `w_con` counts, to the end with stop 1; elsewhere it is 0. Not
+            stated in the sources.
     """
 
     rows = (REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL, STUDENT_CONDITIONAL)
@@ -190,7 +200,8 @@ class ConsistencyGuidance(Guidance):
         dtype = torch.promote_types(given[0].dtype, torch.float32)
         unconditional, conditional, student = (each.to(dtype) for each in given)
         cfg, consistency = conditional - unconditional, student - conditional
-        weight = self.consistency_scale if self.start <= progress < self.stop else 0.0
+        counts = self.start <= progress and (progress < self.stop or self.stop == 1)
+        weight = self.consistency_scale if counts else 0.0
         coefficient = parallel_coefficient(consistency, cfg)
         scale = self.parallel_scale(coefficient, guidance_scale)
         shape = (-1, *[1] * (cfg.ndim - 1))
@@ -225,7 +236,7 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
             raise ValueError(f"guidance.rule={rule!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
         if not 0 <= scale <= 1:
             raise ValueError(f"guidance.scale={scale}: the parallel part is kept (1), shrunk or dropped (0)")
-        if kappa < 0:
+        if not kappa >= 0:  # nan included
             raise ValueError(f"guidance.kappa={kappa}: must be 0 or more")
         self.rule, self.scale, self.kappa = rule, scale, kappa
 

@@ -47,8 +47,7 @@ class GuidedUNet:
         scheduler: Any,
     ) -> None:
         self.tuned, self.pretrained, self.guidance, self.guidance_scale = tuned, pretrained, guidance, guidance_scale
-        self.diagnostics: list[Mapping[str, Tensor]] = []
-        self._scheduler, self._calls = scheduler, 0
+        self._scheduler = scheduler
         self._layers = [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]
         students = [row for row in guidance.rows if row.startswith("student")]
         self._references = [row for row in guidance.rows if row not in students]
@@ -65,14 +64,23 @@ class GuidedUNet:
         self._num_pictures = len(next(iter(states.values())))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["tuned"], name)  # what else a pipeline asks of its UNet
+        if "tuned" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.tuned, name)  # what else a pipeline asks of its UNet
 
     @contextmanager
     def open(self) -> Iterator["GuidedUNet"]:
         """Context in which this UNet can be called; adapters are as before after it, also after an exception."""
         self.guidance.begin()
-        with self._mixed_batch() if self._mixed else nullcontext():
-            yield self
+        self._calls = 0
+        self.diagnostics: list[Mapping[str, Tensor]] = []
+        trains = [(parameter, parameter.requires_grad) for parameter in self.tuned.parameters()]
+        try:
+            with self._mixed_batch() if self._mixed else nullcontext():
+                yield self
+        finally:
+            for parameter, is_trained in trains:  # PEFT marks what it switches on as trainable
+                parameter.requires_grad_(is_trained)
 
     def __call__(self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
         """As a `UNet2DConditionModel`; the prompts are those given in the constructor."""

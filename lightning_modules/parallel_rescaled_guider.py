@@ -9,7 +9,7 @@ pipeline(prompt="a photo of a sks dog", output="images")
 ```
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from diffusers.configuration_utils import register_to_config
@@ -34,7 +34,8 @@ class ParallelRescaledGuider(BaseGuidance):
         guidance_scale: `w`.
         consistency_scale, rule, scale, kappa: see `ParallelRescaledGuidance`; `rule="constant", scale=1.0` is plain
             consistency guidance.
-        start, stop: shares of the steps between which `consistency_scale` counts; elsewhere it is 0.
+        start, stop: shares of the asked steps between which `consistency_scale` counts, to the end with stop 1;
+            elsewhere it is 0. A second-order scheduler has about twice as many steps as were asked for.
         enabled: False gives the tuned model's prediction without any guidance, as with every guider.
     """
 
@@ -55,12 +56,15 @@ class ParallelRescaledGuider(BaseGuidance):
         super().__init__(start, stop, enabled)
         self.guidance_scale = guidance_scale
         self._prior: dict[str, Tensor] = {}
+        self._switch_on: Callable[[], None] | None = None
         self._guidance = ParallelRescaledGuidance(
             rule=rule, scale=scale, kappa=kappa, consistency_scale=consistency_scale, start=start, stop=stop
         )
 
     def set_prior(self, prompt_embeds: Tensor, text_embeds: Tensor | None = None) -> None:
-        """Gives the pretrained model a prompt of its own, with the class word alone; else it has the student's.
+        """Gives the pretrained model a prompt of its own, with the class word alone, until it is given another.
+
+        Without one the pretrained model has the student's prompt, unknown identifier and all.
 
         Args:
             prompt_embeds: hidden states `[B, tokens, D]`.
@@ -81,23 +85,34 @@ class ParallelRescaledGuider(BaseGuidance):
     def prepare_models(self, denoiser: nn.Module) -> None:
         """Switches the adapters off for the pretrained model's predictions, until the denoiser was called."""
         super().prepare_models(denoiser)
+        self.cleanup_models(denoiser)  # what an interrupted prediction left behind
         if self._count_prepared == 1:
             return
-        layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        layers = [m for m in denoiser.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
         if not layers:
             raise ValueError(
-                f"{type(denoiser).__name__} has no adapter, so there is nothing to guide towards: "
+                f"{type(denoiser).__name__} has no active adapter, so there is nothing to guide towards: "
                 "pipeline.load_lora_weights(…) before"
             )
+        trains = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
         for layer in layers:
             layer.enable_adapters(False)
 
         def switch_on(*args: Any) -> None:
             hook.remove()
+            self._switch_on = None
             for layer in layers:
                 layer.enable_adapters(True)
+            for parameter, is_trained in trains:  # PEFT marks what it switches on as trainable
+                parameter.requires_grad_(is_trained)
 
         hook = denoiser.register_forward_hook(switch_on, always_call=True)  # also after an exception in it
+        self._switch_on = switch_on
+
+    def cleanup_models(self, denoiser: nn.Module) -> None:
+        """Switches the adapters on again where the denoiser was not called, or was interrupted from the keyboard."""
+        if self._switch_on is not None:
+            self._switch_on()
 
     def forward(self, **predictions: Tensor) -> GuiderOutput:
         """The guided prediction; `predictions` by the names in `_input_predictions`, `[B, …]` each."""

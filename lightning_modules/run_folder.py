@@ -45,7 +45,7 @@ def refuse_other_run(cfg: DictConfig) -> None:
     different = [
         key
         for key in sorted(before.keys() | now.keys())
-        if key.startswith(_DECIDES)
+        if key.partition(".")[0] in _DECIDES
         and key.removeprefix("module.") not in _MAY_CHANGE
         and before.get(key) != now.get(key)
     ]

@@ -66,6 +66,7 @@ def sample_guided(
 
     Args:
         model: with a run's adapter loaded into its pipeline.
+        prompts: one at least.
 
     Returns:
         The pictures, and the guidance's diagnostics `[steps, pictures]` in float32 on the CPU, by name.
@@ -77,7 +78,7 @@ def sample_guided(
     diagnostics: list[dict[str, Tensor]] = []
     pipeline, size = model.pipeline, model.inference_batch_size
     with _eval_mode(pipeline):
-        for start in track(range(0, len(prompts), size), description, disable=not prompts):
+        for start in track(range(0, len(prompts), size), description):
             chunk = slice(start, start + size)
             drawn, told = _guided(model, prompts[chunk], guidance, seeds[chunk])
             pictures += drawn

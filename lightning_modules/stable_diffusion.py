@@ -39,6 +39,8 @@ class StableDiffusion:
         indicator_scale: float,
     ) -> None:
         check_pipeline_folder(pretrained)
+        if not 1 <= guidance_scale < float("inf"):  # below 1 diffusers' pipelines leave guidance out
+            raise ValueError(f"model.guidance_scale={guidance_scale}: 1, which is no guidance, or more")
         self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
         self.inference_batch_size = inference_batch_size
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps

@@ -1,6 +1,7 @@
 """Identity: whether pictures show the subject, by the features of a ViT in which one object's scenes lie together."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,24 +58,31 @@ class Identity:
         return F.normalize((features.double() - self.mean) @ self.whitening, dim=1)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes `config.json` and `whitening.safetensors`."""
+        """Writes `config.json`, with the ViT's folder relative to this one, and `whitening.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"vit": self.vit, "layers": self.layers}, indent=2))
+        config = {"vit": os.path.relpath(self.vit, folder), "layers": self.layers}
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
         tensors = {"mean": self.mean.float(), "whitening": self.whitening.float().contiguous()}
         save_file(tensors, folder / "whitening.safetensors")
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Identity":
-        """Reads what `save_pretrained` wrote; the ViT's folder is relative to the working directory."""
+        """Reads what `save_pretrained` wrote."""
         tensors = load_file(folder / "whitening.safetensors")
         config = json.loads((folder / "config.json").read_text())
-        return cls(config["vit"], config["layers"], tensors["mean"].double(), tensors["whitening"].double())
+        return cls(
+            str((folder / config["vit"]).resolve()),
+            config["layers"],
+            tensors["mean"].double(),
+            tensors["whitening"].double(),
+        )
 
 
 @torch.no_grad()
 def cls_features(vit: Any, pictures: Pictures, *, layers: Sequence[int]) -> Tensor:
     """The [CLS] tokens of `layers`, each of length 1, side by side: `[N, layers · D]`."""
-    pixel_values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    mean, std = (torch.tensor(vit.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    pixel_values = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255 - mean) / std
     found = [
         vit.forward_intermediates(
             chunk, indices=list(layers), return_prefix_tokens=True, intermediates_only=True, output_fmt="NLC"

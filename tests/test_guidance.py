@@ -7,7 +7,13 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 from peft import LoraConfig
 from torch.testing import assert_close
 
@@ -160,7 +166,23 @@ def test_half_precision_is_computed_in_float32():
     assert torch.equal(half, exact.float().bfloat16())
 
 
+def test_apg_at_scale_one_is_the_conditional_prediction():
+    given = dict(zip(AdaptiveProjectedGuidance.rows, predictions().values(), strict=False))
+    guidance = AdaptiveProjectedGuidance(eta=0.0, norm_threshold=0.0, momentum=0.0)
+    guidance.begin()
+    assert_close(guided(guidance, given, w=1.0), given["student_conditional"])
+
+
+def test_to_the_end_means_to_the_end():
+    given = predictions()  # second-order schedulers have more steps than were asked for
+    assert_close(guided(rescaled(), given, progress=1.5), guided(rescaled(), given))
+
+
 def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match=r"guidance\.kappa=nan"):
+        rescaled(kappa=float("nan"))
+    with pytest.raises(ValueError, match="norm_threshold=-1"):
+        AdaptiveProjectedGuidance(eta=0.0, norm_threshold=-1, momentum=0.0)
     with pytest.raises(ValueError, match=r"guidance\.rule='clamp': choose constant, cfg_clamp or negative_only"):
         rescaled("clamp")
     with pytest.raises(ValueError, match=r"guidance\.scale=-0\.5"):
@@ -235,7 +257,7 @@ def scales(model):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Euler
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_classifier_free_guidance_is_diffusers_own(tiny_sd, prediction_type, scheduler):
     model = add_lora(load(tiny_sd))
@@ -321,13 +343,15 @@ def test_adapters_are_as_before_also_after_an_exception(tiny_sd, names, monkeypa
         add_lora(model, name, seed=number)
     model.pipeline.set_adapters(names, [0.7] * len(names))
     weights, before, unet = copy.deepcopy(model.unet.state_dict()), scales(model), model.pipeline.unet
+    trains = [parameter.requires_grad for parameter in model.unet.requires_grad_(False).parameters()]
     guidance = ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0)
     first, _ = draw(model, guidance)
 
     def unchanged():
         state = model.unet.state_dict()
         equal = all(torch.equal(state[key], value) for key, value in weights.items())
-        return equal and scales(model) == before and model.pipeline.unet is unet
+        same_training = [p.requires_grad for p in model.unet.parameters()] == trains
+        return equal and same_training and scales(model) == before and model.pipeline.unet is unet
 
     assert unchanged()
     calls = []
@@ -418,6 +442,10 @@ def test_adapters_of_several_runs_are_merged(monkeypatch, tiny_sd, tmp_path):
     assert drawn("guided", both, "weights=[1,1]", "guidance=consistency") not in (alone, merged)
     with pytest.raises(ValueError, match=r"weights=\[1\] for 2 different adapters"):
         drawn("few", both, "weights=[1]")
+    with pytest.raises(ValueError, match=r"weights=\[0\.5\] belong to adapters"):
+        drawn("weight", f"run='{one}'", "weights=[0.5]")
+    with pytest.raises(ValueError, match="is no list"):
+        drawn("text", f"adapters='{one}'", "weights=[1]")
     with pytest.raises(ValueError, match="name every run in adapters"):
         drawn("beside", both, "weights=[1,1]", f"run='{one}'")
     full = train(monkeypatch, tiny_sd, tmp_path / "full", *settings, "adapter=full")

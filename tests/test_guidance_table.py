@@ -12,14 +12,14 @@ def test_front_area_by_hand():
     assert front_area([(1.0, 9.0)], floor=(1.0, 0.0)) == 0
 
 
-@pytest.mark.parametrize(("rescaled", "word"), [((0.5, 0.7), "does not beat"), ((0.5, 0.51), "beats")])
+@pytest.mark.parametrize(("rescaled", "word"), [((0.5, 0.7), "not more"), ((0.5, 0.51), "more")])
 def test_verdict_says_whether_two_standard_errors_are_passed(rescaled, word):
     areas = {
         "DreamBooth + CFG": (0.1, 0.1),
-        "DCO + consistency": (0.4, 0.4) if word == "beats" else (0.5, 0.6),
+        "DCO + consistency": (0.4, 0.4) if word == "more" else (0.5, 0.6),
         "DCO + rescaled, s=0": (0.0, 0.0),
         "DCO + rescaled, s=0.5": rescaled,
     }
     text = verdict(areas)
     assert text.startswith("Of the rules, `DCO + rescaled, s=0.5` dominates the largest area")
-    assert f"it {word} plain consistency guidance" in text
+    assert f"subjects, {word} than two standard errors" in text

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -114,8 +120,11 @@ def ours(sdxl, guidance):
         sdxl.unet = tuned
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Heun
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, HeunDiscreteScheduler])
 @pytest.mark.parametrize("scale", [0.0, 0.5])
-def test_it_draws_what_we_draw(sdxl, scale):
+def test_it_draws_what_we_draw(sdxl, scale, scheduler, monkeypatch):
+    monkeypatch.setattr(sdxl, "scheduler", scheduler.from_config(sdxl.scheduler.config))
     drawn = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=scale, **SETTINGS))
     guidance = ParallelRescaledGuidance(scale=scale, start=0.0, stop=1.0, **SETTINGS)
     assert np.abs(drawn - ours(sdxl, guidance)).max() < 1e-5
@@ -135,6 +144,7 @@ def test_adapters_are_on_again_after_an_exception(sdxl):
         module for module in sdxl.unet.modules() if hasattr(module, "disable_adapters") and module is not sdxl.unet
     ]
     off = []
+    trains = [parameter.requires_grad for parameter in sdxl.unet.parameters()]
 
     def fail(module, args):
         off.append(layers[0].disable_adapters)
@@ -147,6 +157,7 @@ def test_adapters_are_on_again_after_an_exception(sdxl):
     hook.remove()
     assert off == [False, True, True, False, True]
     assert not any(layer.disable_adapters for layer in layers)
+    assert [parameter.requires_grad for parameter in sdxl.unet.parameters()] == trains
     assert len(sdxl.unet._forward_hooks) == 0
 
 
@@ -161,7 +172,7 @@ def test_a_denoiser_without_adapters_is_refused():
     guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS)
     model = torch.nn.Linear(2, 2)
     guider.prepare_models(model)
-    with pytest.raises(ValueError, match="Linear has no adapter"):
+    with pytest.raises(ValueError, match="Linear has no active adapter"):
         guider.prepare_models(model)
 
 
