@@ -138,7 +138,7 @@ class AdaptiveProjectedGuidance(Guidance):
 
     Args:
         eta: factor of the part that is parallel to the conditional prediction; 0 in the paper.
-        norm_threshold: longest that the difference may be, over all dimensions of a picture's latent, to whose number it
+        norm_threshold: longest that the difference may be, over all dimensions of a latent, to whose number it
             belongs; 0 leaves it alone.
         momentum: of the differences of earlier steps, -0.5 in the paper; 0 is none.
     """
