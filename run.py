@@ -154,7 +154,21 @@ def check(cfg: DictConfig) -> Any:
     data = instantiate(cfg.data) if cfg.get("data") else None
     if cfg.get("model"):
         _check_model(cfg.model)
+    _check_token(cfg, data)
     return data
+
+
+def _check_token(cfg: DictConfig, data: Any) -> None:
+    if cfg.get("token"):
+        if data is None or is_classifier(cfg.model):
+            raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
+        instantiate(cfg.token).check(cfg.model.pretrained, data)
+    elif _trains_nothing(cfg.get("adapter")):
+        raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
+
+
+def _trains_nothing(adapter: DictConfig | None) -> bool:
+    return adapter is not None and str(adapter._target_).endswith(".NoAdapter")
 
 
 def _check_model(model: DictConfig) -> None:
@@ -188,7 +202,9 @@ def _nodes(cfg: DictConfig) -> dict[str, Any]:
     return {key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))}
 
 
-_NODES = ("module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation")
+_NODES = (
+    "module", "model", "adapter", "token", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation"
+)  # fmt: skip
 _GROUPS = ("callbacks", "logger", "regularizer")
 _SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "prompts", *_NODES, *_GROUPS)
 
@@ -203,10 +219,13 @@ def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
     """The pretrained model, on the accelerator that the run was trained on, and the adapter to load into it."""
     import torch
 
+    from lightning_modules.learned_token import TunedWithToken
+
     model = instantiate(run_cfg.model)
     if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    return model, instantiate(run_cfg.adapter)
+    adapter, token = instantiate(run_cfg.adapter), instantiate(run_cfg.get("token"))
+    return model, TunedWithToken(adapter, token) if token else adapter
 
 
 def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
@@ -215,10 +234,13 @@ def _finished_run(cfg: DictConfig) -> tuple[Path, DictConfig]:
     run_dir = Path(cfg.run)
     if not (run_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"run={cfg.run} is no run folder: it has no config.yaml")
-    if not any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit")):
-        raise FileNotFoundError(f"run={cfg.run} has no adapter/, unet/ or vit/: it was not finished")
     run_cfg = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(run_cfg, DictConfig)
+    tuned = any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit"))
+    if not tuned and not _trains_nothing(run_cfg.get("adapter")):
+        raise FileNotFoundError(f"run={cfg.run} has no adapter/, unet/ or vit/: it was not finished")
+    if run_cfg.get("token"):
+        instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
 
 
