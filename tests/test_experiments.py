@@ -2,6 +2,7 @@
 
 import json
 import math
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,10 @@ def assert_complete(run_dir: Path, *, steps: int) -> None:
     assert list((run_dir / "references").glob("*.png")) and list((run_dir / "checkpoints").glob("*.ckpt"))
     report = (run_dir / "report.html").read_text(encoding="utf-8")
     assert "data:image/" in report and 'src="http' not in report
-    assert all(entry["prompt"] in report for entry in json.loads((run_dir / "samples/samples.json").read_text()))
+    assert all(
+        escape(entry["prompt"], quote=False) in report
+        for entry in json.loads((run_dir / "samples/samples.json").read_text())
+    )
     for name in ("config.yaml", "provenance.json"):
         assert (run_dir / name).is_file()
 

@@ -331,6 +331,31 @@ def test_without_a_token_no_text_encoder_runs_in_a_step(monkeypatch, tiny_sd, tm
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiment=dreambooth_prior", "regularizer.prior_preservation.num_class_images=2"],
+        ["experiment=dco_dreambooth", "token.num_vectors=2", "data.replaces_class_word=false"],
+        ["experiment=dreambooth", "+trainer.accumulate_grad_batches=2", "lr_scheduler=cosine"],
+    ],
+)
+def test_it_goes_with_the_others(monkeypatch, tiny_sd, tmp_path, overrides):
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *overrides, "token=learned", "token.lr=1e-2")
+    start = word_row(tiny_sd, "heart")
+    rows = embeds(run_dir)["<subject>"]
+    torch.testing.assert_close(rows.norm(dim=1), start.norm().expand(len(rows)))
+    assert all(not torch.allclose(row, start, atol=1e-3) for row in rows)
+
+
+def test_gradient_checkpointing_changes_nothing(monkeypatch, tiny_sd, tmp_path):
+    """Nothing of the UNet requires a gradient, which must pass through it all the same."""
+    runs = [
+        train(monkeypatch, tiny_sd, tmp_path / value, *INVERSION, f"model.gradient_checkpointing={value}")
+        for value in ("true", "false")
+    ]
+    torch.testing.assert_close(*(embeds(run_dir)["<subject>"] for run_dir in runs))
+
+
+@pytest.mark.parametrize(
     ("overrides", "num_vectors"),
     [
         (INVERSION, 1),
