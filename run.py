@@ -18,7 +18,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lightning_modules.finished_run import check_mergeable, evaluation_of, finished_run, is_classifier, override_run
+from lightning_modules.finished_run import (
+    check_mergeable,
+    evaluation_of,
+    finished_run,
+    is_classifier,
+    override_run,
+    trains_nothing,
+)
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
@@ -147,6 +154,9 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     guidance = instantiate(run_cfg.guidance)
     model, adapter = _load(run_cfg)
     if cfg.adapters:
+        for folder, each in runs:
+            if token := instantiate(each.get("token")):
+                token.load(model.pipeline, folder)
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
         adapter.load(model.pipeline, run_dir)
@@ -154,7 +164,9 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     for prompt in cfg.prompts:
         prior = prompt
         for _, each in runs:
-            prior = without_identifier(prior, each.data.identifier)
+            replaces = each.data.get("replaces_class_word")
+            class_word = instantiate(each.data).class_word if replaces else ""
+            prior = without_identifier(prior, each.data.identifier, replacement=class_word)
         pairs.append(PromptPair(instance=prompt, prior=prior))
     settings = cfg.evaluation
     sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
@@ -184,6 +196,7 @@ def check(cfg: DictConfig) -> Any:
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
             raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
+    _check_token(cfg, data)
     return data
 
 
@@ -194,6 +207,15 @@ def _check_judges(data: Any) -> None:
         check_judge(judge)
     if identity := getattr(data, "identity", None):
         check_identity(identity)
+
+
+def _check_token(cfg: DictConfig, data: Any) -> None:
+    if cfg.get("token"):
+        if data is None or is_classifier(cfg.model):
+            raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
+        instantiate(cfg.token).check(cfg.model.pretrained, data)
+    elif trains_nothing(cfg.get("adapter")):
+        raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
 
 
 def _check_model(model: DictConfig) -> None:
@@ -224,7 +246,8 @@ def _nodes(cfg: DictConfig) -> dict[str, Any]:
 
 
 _NODES = (
-    "module", "model", "adapter", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation", "guidance"
+    "module", "model", "adapter", "token", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation",
+    "guidance",
 )  # fmt: skip
 _GROUPS = ("callbacks", "logger", "regularizer")
 _SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "adapters", "weights", "prompts", *_NODES, *_GROUPS)
@@ -240,10 +263,13 @@ def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
     """The pretrained model, on the accelerator that the run was trained on, and the adapter to load into it."""
     import torch
 
+    from lightning_modules.learned_token import TunedWithToken
+
     model = instantiate(run_cfg.model)
     if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    return model, instantiate(run_cfg.adapter)
+    adapter, token = instantiate(run_cfg.adapter), instantiate(run_cfg.get("token"))
+    return model, TunedWithToken(adapter, token) if token else adapter
 
 
 def _global_step(ckpt_path: str | None) -> int | None:

@@ -32,7 +32,7 @@ def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[st
     for subject in subjects:
         data = sprite_subject(
             subject=subject, identifier="sks", instance_prompt="a photo of a {identifier} {class_word}", num_train=5,
-            num_heldout=12, seed=0, judge=None, identity=None,
+            num_heldout=12, seed=0, judge=None, identity=None, replaces_class_word=False,
         )  # fmt: skip
         prompts = [pair.prior for pair in data.evaluation_prompts]
         references = [np.asarray(picture.image) for picture in data.train]

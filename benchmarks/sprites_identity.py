@@ -58,7 +58,7 @@ def pictures_of(name: str) -> tuple[list[Picture], list[Picture], list[Picture],
     """Training pictures, held-out ones, others of the noun under the same prompts, and other subjects."""
     subject = sprite_subject(
         subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5, num_heldout=40,
-        seed=1, judge=None, identity=None,
+        seed=1, judge=None, identity=None, replaces_class_word=False,
     )  # fmt: skip
     rng = np.random.default_rng([SEED, list(SUBJECTS).index(name)])
     prompts = [picture.prompts.prior for picture in subject.heldout]

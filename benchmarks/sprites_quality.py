@@ -72,6 +72,7 @@ def fresh_pictures() -> dict[str, list[NDArray[np.uint8]]]:
         sprite_subject(
             subject=name,
             identifier="sks",
+            replaces_class_word=False,
             instance_prompt="a {identifier} {class_word}",
             num_train=5,
             num_heldout=12,

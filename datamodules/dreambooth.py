@@ -29,14 +29,22 @@ class PromptTable:
 
 
 def dreambooth(
-    *, root: str, subject: str, identifier: str, instance_prompt: str, num_heldout: int, skip_broken: bool
+    *,
+    root: str,
+    subject: str,
+    identifier: str,
+    replaces_class_word: bool,
+    instance_prompt: str,
+    num_heldout: int,
+    skip_broken: bool,
 ) -> Subject:
     """One subject of the dataset, with the paper's 25 evaluation prompts for its kind.
 
     Args:
         root: the folder that holds `prompts_and_classes.txt` and one folder for each subject.
         subject: the name of such a folder, "bear_plushie".
-        identifier, instance_prompt, num_heldout, skip_broken: as `datamodules.folder.folder` takes them.
+        identifier, replaces_class_word, instance_prompt, num_heldout, skip_broken: as `datamodules.folder.folder` takes
+            them.
 
     Raises:
         FileNotFoundError: `root` holds no `prompts_and_classes.txt`.
@@ -57,6 +65,7 @@ def dreambooth(
         instance_prompt=instance_prompt,
         class_word=class_word,
         identifier=identifier,
+        replaces_class_word=replaces_class_word,
         evaluation_prompts=table.live_prompts if class_word in LIVE_CLASSES else table.object_prompts,
         num_heldout=num_heldout,
         skip_broken=skip_broken,

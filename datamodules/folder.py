@@ -15,6 +15,7 @@ def folder(
     instance_prompt: str,
     class_word: str,
     identifier: str,
+    replaces_class_word: bool,
     evaluation_prompts: Sequence[str],
     num_heldout: int,
     skip_broken: bool,
@@ -25,7 +26,7 @@ def folder(
         root: a folder of pictures, with or without captions (`read_captions` says how they are stored).
         instance_prompt: the prompt of every picture that has no caption; its prior form is the class prompt.
         class_word: one or more words, "stuffed animal".
-        identifier: the rare word that stands for the subject.
+        identifier, replaces_class_word: the word that stands for the subject; see `prompt_pair`.
         evaluation_prompts: templates with {identifier} and {class_word}.
         num_heldout: how many pictures, the last in natural order, are never trained on.
         skip_broken: leave out a picture that cannot be read, with a warning, instead of refusing the folder.
@@ -38,7 +39,9 @@ def folder(
 
     def prompts(template: str, source: str | Path) -> PromptPair:
         try:
-            return prompt_pair(template, identifier=identifier, class_word=class_word)
+            return prompt_pair(
+                template, identifier=identifier, class_word=class_word, replaces_class_word=replaces_class_word
+            )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
 

@@ -14,7 +14,7 @@ class PromptPair:
     """One prompt in its two forms.
 
     Args:
-        instance: the student's prompt `c*`, with the identifier ("a photo of sks dog").
+        instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
     """
 
@@ -37,7 +37,7 @@ class Subject:
 
     Args:
         name: what the report calls it.
-        identifier: the rare word that stands for the subject.
+        identifier: the rare word, or the learned token, that stands for the subject.
         class_word: one or more words, "stuffed animal".
         class_prompt: the bare class prompt, for prior preservation ("a photo of dog").
         train: the pictures to learn from.
@@ -58,14 +58,21 @@ class Subject:
     identity: str | None
 
 
-def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPair:
+def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_class_word: bool) -> PromptPair:
     """Both forms of a prompt: `{identifier}` and `{class_word}` are filled in, then the identifier is dropped for `c`.
 
     A literal prompt ("a photo of sks dog") works as well as a template ("a photo of {identifier} {class_word}").
 
+    Args:
+        template: the prompt.
+        identifier, class_word: see `Subject`.
+        replaces_class_word: the identifier alone stands for the subject: "<subject> dog" becomes "<subject>" in `c*`,
+            and "<subject>" becomes "dog" in `c` (DCO, arXiv:2402.12004: a learned token that starts as the class word
+            then embeds `c*` as `c`).
+
     Raises:
-        ValueError: the prompt lacks the class word or the identifier, or has an unknown placeholder; or the identifier
-            is a part of the class word, so that dropping it would drop both.
+        ValueError: the prompt lacks the identifier, or the class word which it does not replace, or has an unknown
+            placeholder; or the identifier is a part of the class word, so that dropping it would drop both.
     """
     try:
         instance = template.format(identifier=identifier, class_word=class_word)
@@ -73,18 +80,28 @@ def prompt_pair(template: str, *, identifier: str, class_word: str) -> PromptPai
         raise ValueError(
             f"prompt {template!r}: only {{identifier}} and {{class_word}} may stand in braces ({error!r})"
         ) from None
-    for kind, text in (("class word", class_word), ("identifier", identifier)):
+    needed = {"identifier": identifier} if replaces_class_word else {"class word": class_word, "identifier": identifier}
+    for kind, text in needed.items():
         if not text.strip() or not re.search(_as_words(text), instance, re.IGNORECASE):
             raise ValueError(f"prompt {instance!r} lacks the {kind} {text!r}: put it in, or change the {kind}")
-    prior = without_identifier(instance, identifier)
-    if not re.search(_as_words(class_word), prior, re.IGNORECASE):
+    if replaces_class_word:
+        if not class_word.strip():
+            raise ValueError(
+                f"prompt {instance!r}: the class word {class_word!r} is empty, and takes the identifier's place"
+            )
+        beside = rf"({_as_words(identifier)})\s+{_as_words(class_word)}"
+        instance = re.sub(beside, r"\1", instance, flags=re.IGNORECASE)
+    prior = without_identifier(instance, identifier, replacement=class_word if replaces_class_word else "")
+    lost = not re.search(_as_words(class_word), prior, re.IGNORECASE)
+    if lost or re.search(_as_words(identifier), prior, re.IGNORECASE):
         raise ValueError(f"identifier {identifier!r} is a part of the class word {class_word!r}: choose a rarer word")
     return PromptPair(instance=instance, prior=prior)
 
 
-def without_identifier(prompt: str, identifier: str) -> str:
-    """The frozen model's form of `prompt`, which is itself where the identifier is not in it."""
-    return re.sub(_as_words(identifier) + r"\s*", "", prompt, flags=re.IGNORECASE).strip()
+def without_identifier(prompt: str, identifier: str, *, replacement: str) -> str:
+    """The frozen model's form of `prompt`: the identifier is dropped, or gives way to a non-empty `replacement`."""
+    found = _as_words(identifier) + ("" if replacement else r"\s*")
+    return re.sub(found, lambda _: replacement, prompt, flags=re.IGNORECASE).strip()
 
 
 def _as_words(text: str) -> str:

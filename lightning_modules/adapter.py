@@ -1,8 +1,8 @@
-"""What is trained of the UNet, and how the frozen model is had beside it: `adapter=lora` or `adapter=full`."""
+"""What is trained of the UNet, and how the frozen model is had beside it: `adapter=lora`, `full` or `none`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -111,3 +111,19 @@ class FullFineTuning(Adapter):
     def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
         unet = UNet2DConditionModel.from_pretrained(run_dir / self.folder, dtype=pipeline.dtype)
         pipeline.unet = unet.to(pipeline.device)
+
+
+class NoAdapter(Adapter):
+    """Nothing of the UNet trains, as in textual inversion: it is its own frozen model, and leaves no file."""
+
+    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        return unet.requires_grad_(False)
+
+    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
+        return run_dir
+
+    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
+        pass

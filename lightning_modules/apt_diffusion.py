@@ -67,7 +67,7 @@ class APTDiffusionModule(DiffusionModule):
                 self._encode_variants(picture.expand(len(variants), -1, -1, -1), variants + number * len(variants))
                 for number, picture in enumerate(self.pictures)
             ]
-            self.model.move_encoders("cpu")
+            self.release_encoders()
 
     def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
         moments = self._moments[self.send(index)]

@@ -15,15 +15,17 @@ from callbacks.capture import Capture
 from callbacks.denoising import denoising_loss
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, ModelPass, TokenColumns
-from callbacks.token_columns import token_columns
 from datamodules.stream import epoch_order
 from datamodules.subject import Picture, Subject
 from lightning_modules import draws
 from lightning_modules.adapter import Adapter
 from lightning_modules.class_images import class_images
 from lightning_modules.draws import DrawStream
+from lightning_modules.learned_token import LearnedToken
 from lightning_modules.regularized import RegularizedModule
 from lightning_modules.stable_diffusion import StableDiffusion
+from lightning_modules.subject_columns import subject_columns
+from lightning_modules.token_rows import LivePrompts, TokenRows, save_rows
 
 
 class DiffusionModule(RegularizedModule):
@@ -35,6 +37,7 @@ class DiffusionModule(RegularizedModule):
     Args:
         model: the pretrained pipeline.
         adapter: what of the UNet trains.
+        token: a token that trains beside it, or None.
         class_image_dir: cache of the class images that prior preservation asks for.
         seed: of every draw of the run.
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
@@ -45,6 +48,7 @@ class DiffusionModule(RegularizedModule):
         *,
         model: StableDiffusion,
         adapter: Adapter,
+        token: LearnedToken | None,
         class_image_dir: str,
         seed: int,
         regularizers: Mapping[str, Regularizer],
@@ -52,7 +56,8 @@ class DiffusionModule(RegularizedModule):
         lr_scheduler: Callable[..., Any],
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
-        self.model, self.adapter, self.seed = model, adapter, seed
+        self.model, self.adapter, self.token, self.seed = model, adapter, token, seed
+        self.token_rows: Any = torch.nn.ModuleDict()  # of each text encoder, by its name in the pipeline
         self.class_image_dir = Path(class_image_dir)
         # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
         self.unet = model.unet
@@ -91,6 +96,26 @@ class DiffusionModule(RegularizedModule):
             )
         return found[0] if found else None
 
+    def setup(self, stage: str) -> None:
+        if self.token and not self.token_rows:
+            subject: Subject = self.trainer.datamodule.subject  # type: ignore[attr-defined]
+            pipeline = self.model.pipeline
+            self.token_rows["text_encoder"] = TokenRows(
+                self.token, pipeline.tokenizer, pipeline.text_encoder, class_word=subject.class_word, seed=self.seed
+            )
+
+    def trained_groups(self, optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if not self.token:
+            return super().trained_groups(optimizer)
+        rows = list(self.token_rows.parameters())
+        weights = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        return [{"params": weights}] * bool(weights) + [{"params": rows, "lr": self.token.lr}]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        for rows in self.token_rows.values():
+            rows.keep_norm()
+
     def on_fit_start(self) -> None:
         self.train()  # gradient checkpointing asks for it, and Lightning warns of a frozen twin in eval mode
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -99,9 +124,11 @@ class DiffusionModule(RegularizedModule):
         self.model.move_encoders(self.device)
         self.pictures: Tensor = datamodule.train_pictures
         self._moments = self.model.encode_pictures(self.pictures)
-        self._student_states = self.model.encode_prompts([p.prompts.instance for p in subject.train])
+        instance_prompts = [picture.prompts.instance for picture in subject.train]
+        self._live_prompts = LivePrompts(self.model, instance_prompts, self.send) if self.token else None
+        self._student_states = self.model.encode_prompts(instance_prompts)
         self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
-        self._columns = self._token_columns(subject) if self.needs.token_columns else None
+        self._columns = subject_columns(self.model, subject, self.device) if self.needs.token_columns else None
         if self.needs.class_images:
             if not self.trainer.is_global_zero:
                 self.trainer.strategy.barrier()  # until process 0 has filled the cache
@@ -118,7 +145,11 @@ class DiffusionModule(RegularizedModule):
             self._class_states = self.model.encode_prompts([subject.class_prompt])
         if datamodule.heldout_pictures is not None:
             self._prepare_heldout(subject.heldout, datamodule.heldout_pictures, datamodule.num_bins)
-        self.model.move_encoders("cpu", vae=not self.encodes_while_training)
+        self.release_encoders()
+
+    def release_encoders(self) -> None:
+        """Moves to the CPU what no step needs: a token's text encoder stays, and the VAE of augmented pictures."""
+        self.model.move_encoders("cpu", vae=not self.encodes_while_training, text_encoder=not self.token)
 
     def make_step(self, batch: dict[str, Tensor]) -> DiffusionStep:
         positions, index = batch["position"], batch["index"]
@@ -126,7 +157,7 @@ class DiffusionModule(RegularizedModule):
         latents, mask = self.instance_latents(positions, index, timesteps[: len(index)])
         noise = self.send(draws.normal(self.seed, DrawStream.NOISE, positions, tuple(latents.shape[1:])))
         rows = self.send(index)
-        states = self._student_states[rows]
+        states = self._live_prompts(index) if self._live_prompts else self._student_states[rows]
         if self.needs.class_images:
             class_latents, class_noise = self._class_rows(positions, tuple(latents.shape[1:]))
             latents, noise = torch.cat([latents, class_latents]), torch.cat([noise, class_noise])
@@ -157,7 +188,9 @@ class DiffusionModule(RegularizedModule):
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def save(self, run_dir: Path) -> Path:
-        """Writes what was trained as diffusers reads it, and returns the folder."""
+        """Writes what was trained as diffusers reads it, and returns the adapter's folder."""
+        if self.token:
+            save_rows(self.token, self.token_rows, run_dir)
         return self.adapter.save(self.unet, run_dir)
 
     def describe(self, batch: dict[str, Tensor]) -> str:
@@ -229,37 +262,19 @@ class DiffusionModule(RegularizedModule):
                 stacklevel=2,
             )
 
-    def _token_columns(self, subject: Subject) -> TokenColumns:
-        ids = self.model.token_ids
-        pairs = [
-            self._picture_columns(picture, ids(subject.identifier), ids(subject.class_word))
-            for picture in subject.train
-        ]
-        student, reference = (torch.tensor(groups, device=self.device) for groups in zip(*pairs, strict=True))
-        return TokenColumns(student, reference)
-
-    def _picture_columns(self, picture: Picture, identifier: list[int], class_word: list[int]) -> Any:
-        try:
-            return token_columns(
-                self.model.token_ids(picture.prompts.instance),
-                self.model.token_ids(picture.prompts.prior),
-                identifier=identifier,
-                class_word=class_word,
-                length=self.model.pipeline.tokenizer.model_max_length,
-            )
-        except ValueError as error:
-            raise ValueError(f"{picture.name}, prompt {picture.prompts.instance!r}: {error}") from None
-
     # Held-out loss: student and frozen model at every timestep bin, on pictures that are never trained on.
 
     def _prepare_heldout(self, heldout: tuple[Picture, ...], pictures: Tensor, num_bins: int) -> None:
         self._heldout_moments = self.model.encode_pictures(pictures)
-        self._heldout_student_states = self.model.encode_prompts([p.prompts.instance for p in heldout])
+        self._heldout_prompts = [picture.prompts.instance for picture in heldout]
+        self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
         self._heldout_reference_states = self.model.encode_prompts([p.prompts.prior for p in heldout])
         self._num_bins = num_bins
 
     def on_validation_epoch_start(self) -> None:
         self._heldout_sums = torch.zeros(self._num_bins, 2, device=self.device)
+        if self.token:  # its row has moved since
+            self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         index, bins = batch["index"], batch["bin"]

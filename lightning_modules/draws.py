@@ -20,6 +20,7 @@ class DrawStream(IntEnum):
     CLASS_POSTERIOR = 7
     HELDOUT_NOISE = 8
     MIXING = 9
+    TOKEN = 10
 
 
 def generator(seed: int, stream: DrawStream, position: int) -> np.random.Generator:

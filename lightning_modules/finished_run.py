@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 _TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
@@ -15,22 +16,29 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
 
     Raises:
         ValueError: no run is named.
-        FileNotFoundError: it is no run folder, or the run was not finished.
+        FileNotFoundError: it is no run folder, or the run was not finished, or its learned token is missing.
     """
     if not run:
         raise ValueError(f"task={task} needs run=<folder of a finished run>")
     run_dir = Path(run)
     if not (run_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"run={run} is no run folder: it has no config.yaml")
-    if not any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit")):
-        raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
     run_cfg = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(run_cfg, DictConfig)
+    tuned = any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit"))
+    if not tuned and not trains_nothing(run_cfg.get("adapter")):
+        raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
+    if run_cfg.get("token"):
+        instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
 
 
 def is_classifier(model: DictConfig) -> bool:
     return str(model._target_).endswith(".VisionTransformer")
+
+
+def trains_nothing(adapter: DictConfig | None) -> bool:
+    return adapter is not None and str(adapter._target_).endswith(".NoAdapter")
 
 
 def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
@@ -87,6 +95,9 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
         raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
     if not all(math.isfinite(weight) for weight in weights):
         raise ValueError(f"weights={list(weights)}: numbers are needed")
+    tokens = [cfg.token.placeholder for cfg in runs.values() if cfg.get("token")]
+    if twice := [name for name in tokens if tokens.count(name) > 1]:
+        raise ValueError(f"adapters: two runs learned the token {twice[0]!r}; train one with another token.placeholder")
     pretrained = {folder: _resolved(cfg.model.pretrained) for folder, cfg in runs.items()}
     for folder, name in pretrained.items():
         if not (Path(folder) / "adapter").is_dir():

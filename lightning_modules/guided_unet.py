@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lightning_modules.adapter import disabled_adapters
-from lightning_modules.guidance import Guidance
+from lightning_modules.guidance import REFERENCE_CONDITIONAL, STUDENT_CONDITIONAL, Guidance
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
 
@@ -18,8 +18,8 @@ BASE = "__base__"  # PEFT's name for a row without an adapter
 class GuidedUNet:
     """Stands in for a pipeline's UNet at `guidance_scale=1`, where the pipeline asks for one row a picture.
 
-    All rows of a step are predicted in one call where one adapter is active (PEFT's mixed batches), and in two, one
-    of the pretrained and one of the tuned model, where several adapters are or where the whole UNet was tuned.
+    All rows of a step are predicted in one call where one adapter is active (PEFT's mixed batches) or none, and in two,
+    one of the pretrained and one of the tuned model, where several adapters are or where the whole UNet was tuned.
     `open` it around a pipeline's call, so that the hooks of the mixed batch are taken off again.
 
     Args:
@@ -51,13 +51,14 @@ class GuidedUNet:
         self._layers = [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]
         students = [row for row in guidance.rows if row.startswith("student")]
         self._references = [row for row in guidance.rows if row not in students]
-        if self._references and tuned is pretrained and not self._layers:
+        untuned = tuned is pretrained and not self._layers  # a learned token alone is something to go towards
+        if self._references and untuned and torch.equal(states[REFERENCE_CONDITIONAL], states[STUDENT_CONDITIONAL]):
             raise ValueError(
-                f"{type(guidance).__name__} goes from the pretrained to the tuned model, and this run tuned no UNet: "
+                f"{type(guidance).__name__} goes from the pretrained to the tuned model, and nothing is tuned here: "
                 "guidance=cfg"
             )
         self._active = self._layers[0].active_adapters if self._layers else []
-        self._mixed = bool(self._references) and tuned is pretrained and len(self._active) == 1
+        self._mixed = bool(self._references) and tuned is pretrained and len(self._active) <= 1
         self._groups = [list(guidance.rows)] if self._mixed else [g for g in (self._references, students) if g]
         self._states = [torch.cat([states[row] for row in group]) for group in self._groups]
         self._pooled = [torch.cat([pooled[row] for row in group]) for group in self._groups] if pooled else []
@@ -76,7 +77,7 @@ class GuidedUNet:
         self.diagnostics: list[Mapping[str, Tensor]] = []
         trains = [(parameter, parameter.requires_grad) for parameter in self.tuned.parameters()]
         try:
-            with self._mixed_batch() if self._mixed else nullcontext():
+            with self._mixed_batch() if self._mixed and self._layers else nullcontext():
                 yield self
         finally:
             for parameter, is_trained in trains:  # PEFT marks what it switches on as trainable

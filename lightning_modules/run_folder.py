@@ -12,6 +12,7 @@ _DECIDES = (
     "data",
     "datamodule",
     "adapter",
+    "token",
     "optimizer",
     "lr_scheduler",
     "module",

@@ -97,32 +97,49 @@ class StableDiffusion:
         """Hidden states of the text encoder, `[N, tokens, D]`.
 
         Raises:
+            ValueError: see `tokenize`.
+        """
+        device = self.pipeline.text_encoder.device
+        ids, mask = self.tokenize(prompts)
+        return self.encode_tokens(ids.to(device), mask if mask is None else mask.to(device))
+
+    def encode_tokens(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Hidden states `[N, tokens, D]` of what `tokenize` returns, with a gradient to what trains of the encoder."""
+        states: Tensor = self.pipeline.text_encoder(ids, attention_mask=mask)[0]
+        return states
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Ids `[N, tokens]`, padded, and the attention mask where this text encoder wants one; on the CPU.
+
+        Raises:
             ValueError: a prompt is longer than the text encoder reads; the pipeline would cut it off.
         """
         longest = self.pipeline.tokenizer.model_max_length - 2
         for prompt in prompts:
             if (length := len(self.token_ids(prompt))) > longest:
                 raise ValueError(f"prompt {prompt!r} has {length} tokens, {longest} are read: shorten that caption")
-        encoder = self.pipeline.text_encoder
-        mask = None
         tokens = self.pipeline.tokenizer(
-            list(prompts),
+            [self._expanded(prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.pipeline.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
-        if getattr(encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(encoder.device)
-        return encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]
+        is_masked = getattr(self.pipeline.text_encoder.config, "use_attention_mask", False)
+        return tokens.input_ids, tokens.attention_mask if is_masked else None
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of `text`, without start and end."""
-        return list(self.pipeline.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.pipeline.tokenizer(self._expanded(text), add_special_tokens=False).input_ids)
 
-    def move_encoders(self, device: torch.device | str, *, vae: bool = True) -> None:
-        """Moves the text encoder and, unless told otherwise, the VAE."""
-        self.pipeline.text_encoder.to(device)
+    def _expanded(self, text: str) -> str:
+        """`text` with every learned token of several vectors spelt out, as the pipeline itself does."""
+        return str(self.pipeline.maybe_convert_prompt(text, self.pipeline.tokenizer))
+
+    def move_encoders(self, device: torch.device | str, *, vae: bool = True, text_encoder: bool = True) -> None:
+        """Moves VAE and text encoder, unless told otherwise."""
+        if text_encoder:
+            self.pipeline.text_encoder.to(device)
         if vae:
             self.pipeline.vae.to(device)
 

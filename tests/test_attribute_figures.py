@@ -18,6 +18,7 @@ def subject_with(num_heldout: int):
     return sprite_subject(
         subject="star_badge",
         identifier="sks",
+        replaces_class_word=False,
         instance_prompt="a {identifier} {class_word}",
         num_train=1,
         num_heldout=num_heldout,

@@ -44,6 +44,7 @@ def settings(dogs):
         "instance_prompt": "a photo of {identifier} {class_word}",
         "class_word": "dog",
         "identifier": "sks",
+        "replaces_class_word": False,
         "evaluation_prompts": ["a {identifier} {class_word} in the snow"],
         "num_heldout": 0,
         "skip_broken": False,
@@ -342,7 +343,7 @@ def test_the_current_folder_has_a_name(settings, dogs, monkeypatch):
 )
 def test_a_strange_placeholder_is_a_value_error(template):
     with pytest.raises(ValueError, match="may stand in braces"):
-        prompt_pair(template, identifier="sks", class_word="dog")
+        prompt_pair(template, identifier="sks", class_word="dog", replaces_class_word=False)
 
 
 # ---- the DreamBooth dataset

@@ -2,6 +2,7 @@
 
 import json
 import math
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,15 @@ def assert_complete(run_dir: Path, *, steps: int) -> None:
     assert all(math.isfinite(value) for points in curves.values() for _, value in points)
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["steps"] == steps and metrics["metrics"]
-    assert any((run_dir / name).is_dir() for name in ("adapter", "unet"))
+    assert any((run_dir / name).exists() for name in ("adapter", "unet", "learned_embeds.safetensors"))
     assert list((run_dir / "samples/base").glob("*.png")) and list((run_dir / "samples/tuned").glob("*.png"))
     assert list((run_dir / "references").glob("*.png")) and list((run_dir / "checkpoints").glob("*.ckpt"))
     report = (run_dir / "report.html").read_text(encoding="utf-8")
     assert "data:image/" in report and 'src="http' not in report
-    assert all(entry["prompt"] in report for entry in json.loads((run_dir / "samples/samples.json").read_text()))
+    assert all(
+        escape(entry["prompt"], quote=False) in report
+        for entry in json.loads((run_dir / "samples/samples.json").read_text())
+    )
     for name in ("config.yaml", "provenance.json"):
         assert (run_dir / name).is_file()
 
@@ -46,7 +50,7 @@ def test_every_experiment_composes(tmp_path, experiment):
     assert not OmegaConf.missing_keys(cfg)
 
 
-GROUPS = ["model", "data", "adapter", "optimizer", "lr_scheduler", "module", "logger"]
+GROUPS = ["model", "data", "adapter", "token", "optimizer", "lr_scheduler", "module", "logger"]
 # These two belong to the pretraining experiments, which leave the groups out that the others need.
 CHOICES = [
     f"{group}={path.stem}"

@@ -196,8 +196,8 @@ def test_bad_settings_are_refused():
 
 
 def test_a_prompt_without_the_identifier_is_its_own_prior():
-    assert without_identifier("a sks heart on pink", "sks") == "a heart on pink"
-    assert without_identifier("two hearts", "sks") == "two hearts"
+    assert without_identifier("a sks heart on pink", "sks", replacement="") == "a heart on pink"
+    assert without_identifier("two hearts", "sks", replacement="") == "two hearts"
 
 
 # With a pipeline.
@@ -383,8 +383,9 @@ def test_a_fully_tuned_unet_is_guided_by_its_pretrained_one(tiny_sd):
 
 
 def test_nothing_tuned_is_refused(tiny_sd):
-    with pytest.raises(ValueError, match="this run tuned no UNet: guidance=cfg"):
-        draw(load(tiny_sd), ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0))
+    same = [PromptPair(instance="a heart", prior="a heart")]
+    with pytest.raises(ValueError, match="nothing is tuned here: guidance=cfg"):
+        draw(load(tiny_sd), ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0), same)
 
 
 def test_apg_is_diffusers_guider(tiny_sd):

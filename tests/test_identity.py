@@ -29,7 +29,7 @@ def test_the_shipped_one_tells_a_subject_from_its_noun():
     identity = Identity.from_pretrained(ROOT / "assets/sprites-identity")
     subject = sprite_subject(
         subject="heart_face", identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5,
-        num_heldout=12, seed=3, judge=None, identity=None,
+        num_heldout=12, seed=3, judge=None, identity=None, replaces_class_word=False,
     )  # fmt: skip
     train, heldout = ([np.asarray(each.image) for each in group] for group in (subject.train, subject.heldout))
     prompts = [picture.prompts.prior for picture in subject.heldout]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from report.metrics_csv import read_metrics
 from tests.conftest import ROOT
@@ -17,6 +18,18 @@ def run_py(*overrides: str) -> None:
         [sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_two_processes_train_one_token(tiny_sd, tmp_path):
+    token = ["experiment=textual_inversion", "data.num_heldout=0", "evaluation.max_prompts=1"]
+    for name, *overrides in (
+        ("one", "datamodule.batch_size=4"),
+        ("two", "datamodule.batch_size=2", "trainer.devices=2", "+trainer.strategy=ddp"),
+    ):
+        run_dir = tmp_path / name
+        run_py(*cheap(tiny_sd, run_dir), f"hydra.run.dir={run_dir}", *token, *overrides)
+    one, two = (load_file(tmp_path / name / "learned_embeds.safetensors")["<subject>"] for name in ("one", "two"))
+    torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-3)
 
 
 def test_two_processes_are_one(tiny_sd, tmp_path):

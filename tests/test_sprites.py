@@ -189,8 +189,9 @@ def test_captions_have_no_pieces_and_no_identifiers(tokenizer):
 def subject_of(name, **settings):
     return sprite_subject(
         **{
-            "subject": name, "identifier": "sks", "instance_prompt": "a photo of a {identifier} {class_word}",
-            "num_train": 5, "num_heldout": 8, "seed": 0, "judge": None,
+            "subject": name, "identifier": "sks", "replaces_class_word": False,
+            "instance_prompt": "a photo of a {identifier} {class_word}",
+            "num_train": 5, "num_heldout": 8, "seed": 0, "judge": None, "identity": None,
         } | settings
     )  # fmt: skip
 

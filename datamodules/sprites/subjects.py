@@ -4,8 +4,9 @@ Their training pictures share one background and one placement, as the photos of
 overfits drags that background along.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -56,6 +57,7 @@ def sprite_subject(
     *,
     subject: str,
     identifier: str,
+    replaces_class_word: bool,
     instance_prompt: str,
     num_train: int,
     num_heldout: int,
@@ -68,6 +70,7 @@ def sprite_subject(
     Args:
         subject: a key of `SUBJECTS`.
         identifier: the rare word that stands for it; one token of the embedded model for "sks", "zwx", "ohwx", "olis".
+        replaces_class_word: see `prompt_pair`.
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.
         num_heldout: pictures on other backgrounds, at other places and sizes.
@@ -82,13 +85,14 @@ def sprite_subject(
     if num_train < 1:
         raise ValueError(f"data.num_train={num_train}: at least one picture to train on is needed")
     spec = SUBJECTS[subject]
-    prompts = prompt_pair(instance_prompt, identifier=identifier, class_word=spec.noun)
+    pair = partial(prompt_pair, identifier=identifier, class_word=spec.noun, replaces_class_word=replaces_class_word)
+    prompts = pair(instance_prompt)
     number = list(SUBJECTS).index(subject)
     train = tuple(
         _picture(spec, prompts, f"{subject}_{i}", np.random.default_rng([seed, number, i])) for i in range(num_train)
     )
     heldout = tuple(
-        _heldout_picture(spec, identifier, f"{subject}_heldout_{i}", np.random.default_rng([seed, number, i, 1]))
+        _heldout_picture(spec, pair, f"{subject}_heldout_{i}", np.random.default_rng([seed, number, i, 1]))
         for i in range(num_heldout)
     )
     return Subject(
@@ -98,23 +102,19 @@ def sprite_subject(
         class_prompt=prompts.prior,
         train=train,
         heldout=heldout,
-        evaluation_prompts=tuple(
-            prompt_pair(template, identifier=identifier, class_word=spec.noun) for template in TEMPLATES
-        ),
+        evaluation_prompts=tuple(pair(template) for template in TEMPLATES),
         judge=judge or None,
         identity=identity or None,
     )
 
 
-def _heldout_picture(spec: SpriteSubject, identifier: str, name: str, rng: np.random.Generator) -> Picture:
+def _heldout_picture(
+    spec: SpriteSubject, pair: Callable[[str], PromptPair], name: str, rng: np.random.Generator
+) -> Picture:
     background = str(rng.choice([each for each in BACKGROUNDS if each != spec.background]))
     position = str(rng.choice([each for each in POSITIONS if each != spec.position]))
     other = SpriteSubject(spec.noun, spec.paint, background, position, str(rng.choice(["small", "large"])))
-    prompts = prompt_pair(
-        f"a photo of a {{identifier}} {{class_word}} on {with_article(background)} background",
-        identifier=identifier,
-        class_word=spec.noun,
-    )
+    prompts = pair(f"a photo of a {{identifier}} {{class_word}} on {with_article(background)} background")
     return _picture(other, prompts, name, rng)
 
 
