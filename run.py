@@ -24,6 +24,7 @@ from lightning_modules.finished_run import (
     finished_run,
     is_classifier,
     override_run,
+    prompt_pairs,
     trains_nothing,
 )
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
@@ -145,7 +146,6 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     if not run_cfg.guidance:
         raise ValueError("guidance=null draws nothing: guidance=cfg is classifier-free guidance")
 
-    from datamodules.subject import PromptPair, without_identifier
     from lightning_modules.merged_adapters import load_merged
     from lightning_modules.pipeline_folder import check_pipeline_folder
     from lightning_modules.sample_folder import sample_to_folder
@@ -160,14 +160,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
         adapter.load(model.pipeline, run_dir)
-    pairs = []
-    for prompt in cfg.prompts:
-        prior = prompt
-        for _, each in runs:
-            replaces = each.data.get("replaces_class_word")
-            class_word = instantiate(each.data).class_word if replaces else ""
-            prior = without_identifier(prior, each.data.identifier, replacement=class_word)
-        pairs.append(PromptPair(instance=prompt, prior=prior))
+    pairs = prompt_pairs(list(cfg.prompts), [each for _, each in runs])
     settings = cfg.evaluation
     sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
     print(f"the pictures lie in {out_dir}")

@@ -46,7 +46,9 @@ class Evaluation:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
         if guidance is None:
-            raise ValueError("guidance=null draws nothing to judge: guidance=cfg is classifier-free guidance")
+            raise ValueError(
+                "evaluation=default judges what is drawn, and guidance is null: guidance=cfg is classifier-free"
+            )
         self.guidance = guidance
 
     def check(self, model: Any) -> None:

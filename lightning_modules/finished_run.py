@@ -8,6 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.subject import PromptPair, without_identifier
+
 _TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
 
 
@@ -73,6 +75,25 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
             raise ValueError(
                 f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
             )
+
+
+def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> list[PromptPair]:
+    """Prompts for the tuned model, with the pretrained model's form of each: no run's identifier is in it.
+
+    A prompt without any of the identifiers is its own. Where a learned token stands for the class word, the run's data
+    are read again, for they know that word.
+    """
+    words = {
+        cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
+        for cfg in runs
+    }
+    pairs = []
+    for prompt in prompts:
+        prior = prompt
+        for identifier, class_word in words.items():
+            prior = without_identifier(prior, identifier, replacement=class_word)
+        pairs.append(PromptPair(instance=prompt, prior=prior))
+    return pairs
 
 
 def _resolved(pretrained: str) -> str:

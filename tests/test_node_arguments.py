@@ -36,7 +36,13 @@ def test_as_python_sees_it(target):
 
 def test_all_are_found_but_those_without_arguments_of_their_own():
     unknown = [target for target in TARGETS if arguments(target) is None]
-    kinds = ("adapter.FullFineTuning", "adapter.NoAdapter", "vit_adapter.FullFineTuning", "vit_adapter.LinearProbe")
+    kinds = (
+        "adapter.FullFineTuning",
+        "adapter.NoAdapter",
+        "guidance.ClassifierFreeGuidance",
+        "vit_adapter.FullFineTuning",
+        "vit_adapter.LinearProbe",
+    )
     assert len(TARGETS) > 15 and unknown == [f"lightning_modules.{kind}" for kind in kinds]
 
 
