@@ -162,7 +162,7 @@ def draw_grid(folder: Path, variants: Sequence[Any], path: Path, *, number: int 
     grid = Image.new("RGB", (left + tile * len(columns), top + tile * len(rows)), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(10)
     for column, label in enumerate(columns):
-        text = textwrap.fill(label.removeprefix("DCO + "), 16)
+        text = textwrap.fill(label.removeprefix("DCO + ").replace("κ", "kappa"), 16)
         draw.multiline_text((left + column * tile + 2, 2), text, fill="black", font=font, spacing=1)
     for row, scale in enumerate(rows):
         draw.text((2, top + row * tile + tile // 2 - 6), f"w_con={scale:g}", fill="black", font=font)

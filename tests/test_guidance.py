@@ -404,18 +404,19 @@ def test_apg_is_diffusers_guider(tiny_sd):
 
 
 def test_a_run_is_judged_and_sampled_with_any_guidance(monkeypatch, tiny_sd, tmp_path):
-    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dco_rescale", "optimizer.lr=5e-2", "model.guidance_scale=4")
+    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dco_rescale", "optimizer.lr=5e-2", "guidance.scale=0")
     told = json.loads((run_dir / "samples/guidance.json").read_text())
     assert np.asarray(told["effective_cfg_scale"]) == pytest.approx(4.0)  # the parallel part is dropped
     assert "Guidance" in (run_dir / "report.html").read_text()
     record = json.loads((run_dir / "metrics.json").read_text())
-    assert record["evaluation"]["guidance"]["consistency_scale"] == 3.0
+    assert record["evaluation"]["guidance"]["consistency_scale"] == 1.0
 
     command = ["task=sample", f"run='{run_dir}'", "prompts=['a sks heart','a heart']"]
     pictures = {}
     for guidance in ("parallel_rescaled", "consistency", "cfg", "apg"):
         out_dir = tmp_path / guidance
-        run.sample(compose(out_dir, *command, f"guidance={guidance}"), out_dir)
+        settings = ["guidance.scale=0", "guidance.consistency_scale=1"] if guidance == "parallel_rescaled" else []
+        run.sample(compose(out_dir, *command, f"guidance={guidance}", *settings), out_dir)
         pictures[guidance] = (out_dir / "00-0.png").read_bytes()
     assert len(set(pictures.values())) == 4
     out_dir = tmp_path / "own"  # the run's own guidance, where none is given
