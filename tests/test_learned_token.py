@@ -389,8 +389,9 @@ def test_plain_diffusers_draws_the_same_picture(monkeypatch, tiny_sd, tmp_path, 
         pipeline.unet = type(pipeline.unet).from_pretrained(run_dir / "unet")
     assert embeds(run_dir)["<subject>"].shape[0] == num_vectors
     tuned = draw(prompt)
-    assert np.abs(tuned - array(Image.open(out_dir / "00-0.png"))).max() < 1e-3
-    assert np.abs(tuned - base).max() > 0.004
+    difference = np.abs(tuned - array(Image.open(out_dir / "00-0.png")))
+    assert difference.max() < 1.5 / 255 and (difference > 0).mean() < 0.01  # one level, where another sum rounds
+    assert (np.abs(tuned - base) > 0).mean() > 0.1
     with pytest.raises(ValueError, match="already in tokenizer vocabulary"):
         token(num_vectors=num_vectors).load(pipeline, run_dir)
 
