@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_modules.finished_run import (
-    check_mergeable,
     evaluation_of,
     finished_run,
     is_classifier,
     override_run,
     prompt_pairs,
+    runs_to_draw_with,
     trains_nothing,
 )
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
@@ -124,14 +124,7 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
 
 def sample(cfg: DictConfig, out_dir: Path) -> None:
     """Draws `prompts` with a finished run, or several merged; picture `i` of each from seed `evaluation.seed + i`."""
-    if cfg.adapters and cfg.run:
-        raise ValueError(f"run={cfg.run} beside adapters: name every run in adapters")
-    if cfg.weights and not cfg.adapters:
-        raise ValueError(f"weights={cfg.weights} belong to adapters=[<run>, …], and none are given")
-    for name in ("adapters", "weights"):
-        if not OmegaConf.is_list(cfg[name]):
-            raise ValueError(f"{name}={cfg[name]} is no list: {name}=[{cfg[name]}]")
-    runs = [finished_run(each, task=cfg.task) for each in (cfg.adapters or [cfg.run])]
+    runs = runs_to_draw_with(cfg)
     run_dir, run_cfg = runs[0]
     if is_classifier(run_cfg.model):
         raise ValueError(f"run={run_dir} is a classifier, which draws nothing: task=evaluate judges it")
@@ -139,8 +132,6 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
-    if cfg.adapters:
-        check_mergeable({str(folder): each for folder, each in runs}, weights=list(cfg.weights))
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
     if not run_cfg.guidance:
@@ -152,6 +143,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
 
     check_pipeline_folder(run_cfg.model.pretrained)
     guidance = instantiate(run_cfg.guidance)
+    pairs = prompt_pairs(list(cfg.prompts), [each for _, each in runs])
     model, adapter = _load(run_cfg)
     if cfg.adapters:
         for folder, each in runs:
@@ -160,7 +152,6 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
         adapter.load(model.pipeline, run_dir)
-    pairs = prompt_pairs(list(cfg.prompts), [each for _, each in runs])
     settings = cfg.evaluation
     sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
     print(f"the pictures lie in {out_dir}")

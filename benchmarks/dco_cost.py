@@ -8,13 +8,13 @@ broken.
 
 import argparse
 import sys
+from contextlib import ExitStack
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lanes import ROOT, FunctionLane, TrainerLane, compose_run, draw_bars_nowhere, lines
+from lanes import ROOT, FunctionLane, TrainerLane, compose_run, draw_bars_nowhere, lines, timed
 from peft import LoraConfig
 
 from lightning_modules.guidance import (
@@ -26,17 +26,6 @@ from lightning_modules.guidance import (
 from lightning_modules.guided_unet import GuidedUNet
 
 STEP_BOUND, RESCALED_BOUND, CFG_BOUND = 1.10, 1.03, 1.6
-
-
-def timed(lanes: dict[str, FunctionLane | TrainerLane], *, rounds: int, block: int) -> dict[str, list[float]]:
-    """Milliseconds a step of each lane, round by round, forth and back."""
-    for lane in lanes.values():
-        lane.block(block)
-    times: dict[str, list[float]] = {name: [] for name in lanes}
-    for number in range(rounds):
-        for name in list(lanes)[:: -1 if number % 2 else 1]:
-            times[name].append(1e3 * lanes[name].block(block))
-    return times
 
 
 def training(rounds: int, block: int) -> float:
@@ -51,7 +40,9 @@ def training(rounds: int, block: int) -> float:
     def forward() -> None:
         module.reference_pass(noisy, timesteps, module._reference_states[:1].expand(size, -1, -1))
 
-    times = timed({"plain": plain, "forward": FunctionLane(forward), "dco": dco}, rounds=rounds, block=block)
+    times = timed(
+        {"plain": plain, "forward": FunctionLane(forward), "dco": dco}, rounds=rounds, block=block, warmup=block
+    )
     plain.finish()
     dco.finish()
     ratio = [c / (a + b) for a, b, c in zip(*times.values(), strict=True)]
@@ -74,7 +65,7 @@ def sampling(pictures: int, rounds: int, block: int) -> tuple[float, float]:
     latents = torch.randn(pictures, model.unet.config.in_channels, *[model.unet.config.sample_size] * 2)
     latents, timestep = latents.to(states.device), torch.tensor(500, device=states.device)
 
-    contexts: list[Any] = []
+    hooks = ExitStack()  # of the lane that runs: all of them share the UNet
 
     def lane(guidance: str) -> FunctionLane:
         node = compose_run([f"guidance={guidance}", "logger=csv"]).guidance
@@ -84,21 +75,17 @@ def sampling(pictures: int, rounds: int, block: int) -> tuple[float, float]:
             instantiate(node),
             guidance_scale=model.guidance_scale,
             states=dict.fromkeys(names, states),
-            scheduler=SimpleNamespace(timesteps=range(10**9)),
+            scheduler=SimpleNamespace(timesteps=range(block)),
         )
-
-        def before() -> None:
-            contexts.append(unet.open())
-            contexts[-1].__enter__()
 
         @torch.no_grad()
         def step() -> None:
             unet(latents, timestep, encoder_hidden_states=states)
 
-        return FunctionLane(step, before=before, after=lambda: contexts.pop().__exit__(None, None, None))
+        return FunctionLane(step, before=lambda: hooks.enter_context(unet.open()), after=hooks.close)
 
     guidances = ("cfg", "consistency", "parallel_rescaled")
-    times = timed({name: lane(name) for name in guidances}, rounds=rounds, block=block)
+    times = timed({name: lane(name) for name in guidances}, rounds=rounds, block=block, warmup=block)
     rescaled = [c / b for b, c in zip(times["consistency"], times["parallel_rescaled"], strict=True)]
     over_cfg = [c / a for a, c in zip(times["cfg"], times["parallel_rescaled"], strict=True)]
     print(lines(f"(d) denoising step of {pictures} pictures, CFG", times["cfg"], "ms"))

@@ -15,7 +15,7 @@ from statistics import median
 
 import timm
 import torch
-from lanes import FunctionLane, TrainerLane, build, compose_run, draw_bars_nowhere, lines
+from lanes import FunctionLane, TrainerLane, build, compose_run, draw_bars_nowhere, lines, timed
 from timm.models import save_for_hf
 
 BOUND = 1.05
@@ -57,12 +57,7 @@ def time_steps(name: str, overrides: list[str], *, rounds: int, block: int, warm
         gta.module.source.forward_features(batch)
 
     lanes = {"plain": plain, "forward": FunctionLane(forward), "gta": gta}
-    for lane in lanes.values():
-        lane.block(warmup)
-    times: dict[str, list[float]] = {lane: [] for lane in lanes}
-    for number in range(rounds):
-        for lane in list(lanes)[:: -1 if number % 2 else 1]:
-            times[lane].append(1e3 * lanes[lane].block(block))
+    times = timed(lanes, rounds=rounds, block=block, warmup=warmup)
     plain.finish()
     gta.finish()
     ratio = [c / (a + b) for a, b, c in zip(times["plain"], times["forward"], times["gta"], strict=True)]

@@ -50,12 +50,16 @@ class Variant:
 
 def variants() -> list[Variant]:
     """CFG of every method at several scales, then DCO under every kind of consistency guidance at every scale."""
-    rescaled = "guidance=parallel_rescaled"
+
+    def rescaled(rule: str, *settings: str) -> tuple[str, ...]:
+        # Every setting is given, for the defaults follow from this benchmark.
+        return ("guidance=parallel_rescaled", f"guidance.rule={rule}", *settings)
+
     kinds = {
         "DCO + consistency": ("guidance=consistency",),
-        **{f"DCO + rescaled, s={s:g}": (rescaled, f"guidance.scale={s}") for s in (0.0, 0.25, 0.5)},
-        "DCO + rescaled, cfg_clamp κ=0.2": (rescaled, "guidance.rule=cfg_clamp"),
-        "DCO + rescaled, negative_only s=0": (rescaled, "guidance.rule=negative_only"),
+        **{f"DCO + rescaled, s={s:g}": rescaled("constant", f"guidance.scale={s}") for s in (0.0, 0.25, 0.5)},
+        "DCO + rescaled, cfg_clamp κ=0.2": rescaled("cfg_clamp", "guidance.kappa=0.2"),
+        "DCO + rescaled, negative_only s=0": rescaled("negative_only", "guidance.scale=0.0"),
     }
     plain = [
         Variant(experiment, f"{name} + CFG", ("guidance=cfg",), guidance_scale=scale)

@@ -9,12 +9,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.sprites.subjects import sprite_subject
 from metrics.attribute_adherence import attribute_adherence
 from metrics.identity import Identity
 from metrics.sprites_judge import SpritesJudge
@@ -26,14 +26,13 @@ Score = tuple[float, float]  # identity, adherence
 
 def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[str, dict[str, Score]]:
     """Identity and adherence of every variant for every subject, `[variant][subject]`."""
+    from lanes import compose_run
+
     judge = SpritesJudge.from_pretrained(ROOT / "assets/sprites-judge")
     identity = Identity.from_pretrained(ROOT / "assets/sprites-identity")
     found: dict[str, dict[str, Score]] = {name: {} for name in names}
     for subject in subjects:
-        data = sprite_subject(
-            subject=subject, identifier="sks", instance_prompt="a photo of a {identifier} {class_word}", num_train=5,
-            num_heldout=12, seed=0, judge=None, identity=None, replaces_class_word=False,
-        )  # fmt: skip
+        data = instantiate(compose_run(["logger=csv", f"data.subject={subject}"]).data)
         prompts = [pair.prior for pair in data.evaluation_prompts]
         references = [np.asarray(picture.image) for picture in data.train]
         for name in names:

@@ -11,6 +11,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
+from torch import nn
 
 
 class Adapter(ABC):
@@ -46,6 +47,17 @@ def disabled_adapters(layers: Sequence[BaseTunerLayer]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+@contextmanager
+def kept_requires_grad(module: nn.Module) -> Iterator[None]:
+    """Context after which the same parameters train as before it: PEFT marks those that it switches on."""
+    trains = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, is_trained in trains:
+            parameter.requires_grad_(is_trained)
 
 
 class LoRA(Adapter):

@@ -126,7 +126,8 @@ class DiffusionModule(RegularizedModule):
         self._moments = self.model.encode_pictures(self.pictures)
         instance_prompts = [picture.prompts.instance for picture in subject.train]
         self._live_prompts = LivePrompts(self.model, instance_prompts, self.send) if self.token else None
-        self._student_states = self.model.encode_prompts(instance_prompts)
+        if not self.token:
+            self._student_states = self.model.encode_prompts(instance_prompts)
         self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
         self._columns = subject_columns(self.model, subject, self.device) if self.needs.token_columns else None
         if self.needs.class_images:

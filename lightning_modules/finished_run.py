@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules.subject import PromptPair, without_identifier
+if TYPE_CHECKING:
+    from datamodules.subject import PromptPair
 
 _TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
 
@@ -33,6 +35,26 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     if run_cfg.get("token"):
         instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
+
+
+def runs_to_draw_with(cfg: DictConfig) -> list[tuple[Path, DictConfig]]:
+    """The run of `cfg.run`, or all of `cfg.adapters`, which are to be merged with `cfg.weights`.
+
+    Raises:
+        ValueError: both are given, or weights without adapters, or no lists; see `finished_run`, `check_mergeable`.
+        FileNotFoundError: see `finished_run`, `check_mergeable`.
+    """
+    if cfg.adapters and cfg.run:
+        raise ValueError(f"run={cfg.run} beside adapters: name every run in adapters")
+    if cfg.weights and not cfg.adapters:
+        raise ValueError(f"weights={cfg.weights} belong to adapters=[<run>, …], and none are given")
+    for name in ("adapters", "weights"):
+        if not OmegaConf.is_list(cfg[name]):
+            raise ValueError(f"{name}={cfg[name]} is no list: {name}=[{cfg[name]}]")
+    runs = [finished_run(each, task=cfg.task) for each in (cfg.adapters or [cfg.run])]
+    if cfg.adapters:
+        check_mergeable({str(folder): each for folder, each in runs}, weights=list(cfg.weights))
+    return runs
 
 
 def is_classifier(model: DictConfig) -> bool:
@@ -77,12 +99,14 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
             )
 
 
-def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> list[PromptPair]:
+def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":
     """Prompts for the tuned model, with the pretrained model's form of each: no run's identifier is in it.
 
     A prompt without any of the identifiers is its own. Where a learned token stands for the class word, the run's data
     are read again, for they know that word.
     """
+    from datamodules.subject import PromptPair, without_identifier  # and PIL with it, which --help does not need
+
     words = {
         cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
         for cfg in runs

@@ -173,7 +173,7 @@ class AdaptiveProjectedGuidance(Guidance):
 class ConsistencyGuidance(Guidance):
     """DCO's consistency guidance: CFG of the pretrained model, and towards the tuned one.
 
-    Only the parallel part's share of CFG is told beside it: `w + w_con a` is the effective CFG scale.
+    Every step tells the effective CFG scale `w + s w_con a`, which the parallel part moves, and the cosine of both.
 
     Args:
         consistency_scale: `w_con`, 3 in DCO; 0 gives the pretrained model without the subject, a negative value goes

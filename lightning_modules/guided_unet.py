@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from lightning_modules.adapter import disabled_adapters
+from lightning_modules.adapter import disabled_adapters, kept_requires_grad
 from lightning_modules.guidance import REFERENCE_CONDITIONAL, STUDENT_CONDITIONAL, Guidance
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
@@ -32,7 +32,7 @@ class GuidedUNet:
         scheduler: the pipeline's, which knows how many steps there are.
 
     Raises:
-        ValueError: `guidance` compares with the pretrained model, and `tuned` is nothing else.
+        ValueError: `guidance` compares with the pretrained model, and neither the UNet nor a prompt is another one.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class GuidedUNet:
                 "guidance=cfg"
             )
         self._active = self._layers[0].active_adapters if self._layers else []
-        self._mixed = bool(self._references) and tuned is pretrained and len(self._active) <= 1
-        self._groups = [list(guidance.rows)] if self._mixed else [g for g in (self._references, students) if g]
+        at_once = tuned is pretrained and len(self._active) <= 1
+        self._groups = [list(guidance.rows)] if at_once else [g for g in (self._references, students) if g]
         self._states = [torch.cat([states[row] for row in group]) for group in self._groups]
         self._pooled = [torch.cat([pooled[row] for row in group]) for group in self._groups] if pooled else []
         self._num_pictures = len(next(iter(states.values())))
@@ -75,13 +75,8 @@ class GuidedUNet:
         self.guidance.begin()
         self._calls = 0
         self.diagnostics: list[Mapping[str, Tensor]] = []
-        trains = [(parameter, parameter.requires_grad) for parameter in self.tuned.parameters()]
-        try:
-            with self._mixed_batch() if self._mixed and self._layers else nullcontext():
-                yield self
-        finally:
-            for parameter, is_trained in trains:  # PEFT marks what it switches on as trainable
-                parameter.requires_grad_(is_trained)
+        with kept_requires_grad(self.tuned), self._mixed_batch():
+            yield self
 
     def __call__(self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
         """As a `UNet2DConditionModel`; the prompts are those given in the constructor."""
@@ -105,16 +100,18 @@ class GuidedUNet:
 
     @contextmanager
     def _mixed_batch(self) -> Iterator[None]:
+        """Tells every adapter which rows are its own, where rows of both models are in one call."""
+        together = len(self._groups) == 1 and bool(self._references)
+        layers = [layer for layer in self._layers if isinstance(layer, nn.Module)] if together else []
         names = [
             name
             for row in self.guidance.rows
-            for name in [BASE if row in self._references else self._active[0]] * self._num_pictures
+            for name in [BASE if row in self._references or not layers else self._active[0]] * self._num_pictures
         ]
 
         def name_rows(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             return args, kwargs | {"adapter_names": names}
 
-        layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]  # all: PEFT's class is a mixin
         hooks = [layer.register_forward_pre_hook(name_rows, with_kwargs=True) for layer in layers]
         try:
             yield

@@ -1,15 +1,21 @@
-"""Parallel-rescaled consistency guidance as a guider of diffusers' modular pipelines, for adapters trained here.
+"""Parallel-rescaled consistency guidance as a guider of diffusers' modular pipelines.
+
+For any LoRA in diffusers' format; this project trains none for SDXL yet, the oldest model that has such a pipeline.
+With `plain`, a `StableDiffusionXLPipeline`:
 
 ```python
-guider = ParallelRescaledGuider(guidance_scale=7.5, consistency_scale=3.0, rule="constant", scale=0.0, kappa=0.2)
-pipeline = StableDiffusionXLAutoBlocks().init_pipeline("stabilityai/stable-diffusion-xl-base-1.0")
-pipeline.load_components(); pipeline.load_lora_weights("<run>/adapter"); pipeline.update_components(guider=guider)
-guider.set_prior(prompt_embeds, text_embeds)  # of "a photo of a dog", as pipeline.encode_prompt gives them
+guider = ParallelRescaledGuider(guidance_scale=7.5, consistency_scale=3.0, rule="constant", scale=0.5, kappa=0.2)
+states, _, pooled, _ = plain.encode_prompt("a photo of a dog", do_classifier_free_guidance=False)
+guider.set_prior(states, pooled)
+pipeline = StableDiffusionXLAutoBlocks().init_pipeline()
+pipeline.update_components(guider=guider, **plain.components)
+pipeline.load_lora_weights("<folder>")
 pipeline(prompt="a photo of a sks dog", output="images")
 ```
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from diffusers.configuration_utils import register_to_config
@@ -17,6 +23,7 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lightning_modules.adapter import disabled_adapters, kept_requires_grad
 from lightning_modules.guidance import (
     REFERENCE_CONDITIONAL,
     REFERENCE_UNCONDITIONAL,
@@ -56,7 +63,7 @@ class ParallelRescaledGuider(BaseGuidance):
         super().__init__(start, stop, enabled)
         self.guidance_scale = guidance_scale
         self._prior: dict[str, Tensor] = {}
-        self._switch_on: Callable[[], None] | None = None
+        self._off = ExitStack()  # open while the adapters are off
         self._guidance = ParallelRescaledGuidance(
             rule=rule, scale=scale, kappa=kappa, consistency_scale=consistency_scale, start=start, stop=stop
         )
@@ -94,25 +101,15 @@ class ParallelRescaledGuider(BaseGuidance):
                 f"{type(denoiser).__name__} has no active adapter, so there is nothing to guide towards: "
                 "pipeline.load_lora_weights(…) before"
             )
-        trains = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
-        for layer in layers:
-            layer.enable_adapters(False)
-
-        def switch_on(*args: Any) -> None:
-            hook.remove()
-            self._switch_on = None
-            for layer in layers:
-                layer.enable_adapters(True)
-            for parameter, is_trained in trains:  # PEFT marks what it switches on as trainable
-                parameter.requires_grad_(is_trained)
-
-        hook = denoiser.register_forward_hook(switch_on, always_call=True)  # also after an exception in it
-        self._switch_on = switch_on
+        self._off.enter_context(kept_requires_grad(denoiser))
+        self._off.enter_context(disabled_adapters(layers))
+        # Also after an exception in it.
+        hook = denoiser.register_forward_hook(lambda *_: self._off.close(), always_call=True)
+        self._off.callback(hook.remove)
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
         """Switches the adapters on again where the denoiser was not called, or was interrupted from the keyboard."""
-        if self._switch_on is not None:
-            self._switch_on()
+        self._off.close()
 
     def forward(self, **predictions: Tensor) -> GuiderOutput:
         """The guided prediction; `predictions` by the names in `_input_predictions`, `[B, …]` each."""

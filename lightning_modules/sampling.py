@@ -72,7 +72,7 @@ def sample_guided(
         The pictures, and the guidance's diagnostics `[steps, pictures]` in float32 on the CPU, by name.
 
     Raises:
-        ValueError: `guidance` compares with the pretrained model, and nothing of the UNet is tuned.
+        ValueError: see `GuidedUNet`.
     """
     pictures: list[Image.Image] = []
     diagnostics: list[dict[str, Tensor]] = []

@@ -15,6 +15,18 @@ ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared/data/dreambooth/dataset"
 
 
+def tiny_vae() -> AutoencoderKL:
+    """An autoencoder of 32 px pictures, with random weights."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+
+
 def save_tiny_sd(folder: Path, *, prediction_type: str = "epsilon") -> Path:
     """A `StableDiffusionPipeline` folder for 32 px pictures, with random weights of seed 0."""
     torch.manual_seed(0)
@@ -36,16 +48,8 @@ def save_tiny_sd(folder: Path, *, prediction_type: str = "epsilon") -> Path:
         cross_attention_dim=32,
         attention_head_dim=2,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=4,
-        sample_size=32,
-        mid_block_add_attention=False,
-    )
     StableDiffusionPipeline(
-        vae=vae,
+        vae=tiny_vae(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,

@@ -10,7 +10,7 @@ from callbacks.min_snr import MinSNR
 from callbacks.overfitting_indicator import OverfittingIndicator
 from lightning_modules.regularized import active_regularizers
 from report.metrics_csv import read_metrics
-from tests.runs import train
+from tests.runs import compose, train
 from tests.steps import step_of_losses
 
 
@@ -77,3 +77,9 @@ def test_a_run_starts_near_log_2(monkeypatch, tiny_sd, tmp_path):
     assert curves["direct_consistency/difference"][0][1] == pytest.approx(0, abs=0.02)
     losses = [value for _, value in curves["loss/direct_consistency"]]
     assert losses[0] == pytest.approx(math.log(2), abs=0.02) and len(set(losses)) == 4
+
+
+def test_dco_apt_scales_apts_weights(tmp_path):
+    cfg = compose(tmp_path, "experiment=dco_apt", "regularizer.direct_consistency.beta=100")
+    assert cfg.regularizer.representation_stabilization.weight == pytest.approx(0.03 * 50)
+    assert cfg.regularizer.attention_alignment.weight == pytest.approx(0.1 * 50)

@@ -1,10 +1,11 @@
 """The guider inside diffusers' own modular pipeline, on an SDXL of random weights."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     HeunDiscreteScheduler,
     StableDiffusionXLPipeline,
@@ -12,12 +13,14 @@ from diffusers import (
 )
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lightning_modules.guidance import ConsistencyGuidance, ParallelRescaledGuidance
 from lightning_modules.guided_unet import GuidedUNet
 from lightning_modules.parallel_rescaled_guider import ParallelRescaledGuider
 from lightning_modules.pretrain_sd import build_tokenizer
+from tests.conftest import tiny_vae
 
 PROMPTS = ["a sks heart on a pink background", "a photo of a blue sks star"]
 PRIORS = ["a heart on a pink background", "a photo of a blue star"]
@@ -55,16 +58,8 @@ def sdxl():
     for name, parameter in unet.named_parameters():
         if "lora" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=4,
-        sample_size=32,
-        mid_block_add_attention=False,
-    )
     pipeline = StableDiffusionXLPipeline(
-        vae=vae,
+        vae=tiny_vae(),
         text_encoder=CLIPTextModel(text_config()),
         text_encoder_2=CLIPTextModelWithProjection(text_config()),
         tokenizer=tokenizer,
@@ -136,6 +131,26 @@ def test_at_one_it_is_plain_consistency_guidance(sdxl):
     assert np.abs(drawn - plain).max() < 1e-5
     rescaled = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS))
     assert np.abs(drawn - rescaled).max() > 1e-3
+
+
+def test_the_documented_use_with_weights_from_a_folder(sdxl, tmp_path):
+    sdxl.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(sdxl.unet),
+        unet_lora_adapter_metadata=sdxl.unet.peft_config["default"].to_dict(),
+    )
+    untuned = copy.deepcopy(sdxl.unet)
+    untuned.delete_adapters("default")
+    plain = StableDiffusionXLPipeline(**sdxl.components | {"unet": untuned}, add_watermarker=False)
+    guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.5, **SETTINGS)
+    states, _, pooled, _ = plain.encode_prompt(PRIORS, do_classifier_free_guidance=False)
+    guider.set_prior(states, pooled)
+    pipeline = StableDiffusionXLAutoBlocks().init_pipeline()
+    pipeline.update_components(guider=guider, **plain.components)
+    pipeline.load_lora_weights(tmp_path)
+    drawn = call(pipeline, prompt=PROMPTS, output="images")
+    expected = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=0.5, **SETTINGS))
+    assert np.abs(drawn - expected).max() < 1e-5
 
 
 def test_adapters_are_on_again_after_an_exception(sdxl):
