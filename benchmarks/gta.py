@@ -13,16 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from gta_table import Results, write
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from pool import recipe_hash, refuse_other, run_all
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -81,34 +78,13 @@ class Bench:
     overrides: tuple[str, ...]
     workers: int
 
-    def refuse_other(self) -> None:
-        """Raises:
-        SystemExit: the folder's runs were made with other settings or another model, and would be mixed with these.
-        """
-        note, made_with = self.root / "made_with.json", {"overrides": list(self.overrides), "recipe": recipe_hash()}
-        self.root.mkdir(parents=True, exist_ok=True)
-        if note.exists() and json.loads(note.read_text()) != made_with:
-            sys.exit(f"error: the runs in {self.root} were made with other overrides, configs or weights: choose "
-                     "another --root, or move them away")  # fmt: skip
-        note.write_text(json.dumps(made_with))
-
     def train_all(self, runs: Iterable[Run], what: str) -> None:
         """Trains what is missing, `workers` at a time."""
         missing = [run for run in runs if not (self.root / run.folder / "report.html").exists()]
         for run in missing:  # what an interrupted run has left begins anew
             for path in sorted((self.root / run.folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_quiet)
-        with Progress(*columns) as progress, pool:
-            bar = progress.add_task(what, total=len(missing))
-            try:
-                for future in as_completed([pool.submit(train, run, self) for run in missing]):
-                    future.result()
-                    progress.advance(bar)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # an error is told now, not after all that waits
-                raise
+        run_all(train, [(run, self) for run in missing], workers=self.workers, what=what)
 
     def figures(self, run: Run) -> dict[str, float]:
         """What the run's `metrics.json` says of the tuned model, by name; the source's under `base/…`."""
@@ -142,13 +118,6 @@ def train(run: Run, bench: Bench) -> None:
     holdfast.fit(cfg, folder)
 
 
-def _quiet() -> None:
-    """In the workers: the benchmark has one progress bar, its own."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-
-
 def weights_tried(fractions: Iterable[float]) -> list[Run]:
     """Every weight of every method at every share, trained without the pictures that it is chosen on."""
     return [
@@ -159,14 +128,6 @@ def weights_tried(fractions: Iterable[float]) -> list[Run]:
         for weight in key[1] or ()
         for seed in (SELECTION_SEEDS if fraction < 0.3 else SELECTION_SEEDS[:1])
     ]
-
-
-def recipe_hash() -> str:
-    """Of all that decides a run beside its overrides: the configs and the embedded model."""
-    digest = sha256()
-    for path in sorted([*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "assets/sprites-vit").glob("*.safetensors")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def chosen_weight(accuracy: dict[float, float]) -> float:
@@ -185,7 +146,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run")
     options = parser.parse_intermixed_args()
     bench = Bench(options.root, tuple(options.overrides), options.workers)
-    bench.refuse_other()
+    made_with = {"overrides": list(bench.overrides), "recipe": recipe_hash("assets/sprites-vit")}
+    refuse_other(bench.root, made_with)
     fractions = sorted(options.fractions)
     tried = weights_tried(fractions)
     count = len(tried) + len(WEIGHTS) * len(fractions) * options.seeds

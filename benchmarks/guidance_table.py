@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.curves import front_area
 from metrics.attribute_adherence import attribute_adherence
 from metrics.identity import Identity
 from metrics.sprites_judge import SpritesJudge
@@ -40,16 +41,6 @@ def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[st
             adherence = attribute_adherence(judge, pictures, prompts)["all"]
             found[name][subject] = (float(identity(pictures, references).mean()), adherence)
     return found
-
-
-def front_area(points: Sequence[Score], *, floor: Score) -> float:
-    """Area that `points` dominate above `floor`, the hypervolume of their Pareto front."""
-    area, best = 0.0, floor[1]
-    for first, second in sorted(points, reverse=True):
-        if second > best and first > floor[0]:
-            area += (first - floor[0]) * (second - best)
-            best = second
-    return area
 
 
 def with_error(values: Sequence[float], digits: int) -> str:

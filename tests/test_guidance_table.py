@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.guidance_table import front_area, verdict
+from benchmarks.curves import front_area
+from benchmarks.guidance_table import verdict
 
 
 def test_front_area_by_hand():

@@ -1,0 +1,212 @@
+"""APT beside what it is measured against: `python benchmarks/methods.py` writes `docs/benchmark.md` and its pictures.
+
+Every run is drawn with at several steps of its training, so that a method is a curve of identity against prompt
+adherence (METHODS.md §5). APT's settings are chosen on subjects of their own. A run that lies in the folder is not
+repeated, so the command goes on where it was interrupted; `--size full` is meant to go on for days.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.pool import recipe_hash, refuse_other, run_all
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ("assets/sprites-sd", "assets/sprites-judge", "assets/sprites-identity")
+INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
+PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
+METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of APT's parts, those that stay
+    "DreamBooth": ("dreambooth", ()),
+    "DreamBooth + prior": ("dreambooth_prior", ()),
+    "APT": ("apt_dreambooth", PARTS),
+    "APT without indicator": ("apt_dreambooth", (STABILIZATION, ALIGNMENT)),
+    "APT without stabilization": ("apt_dreambooth", (INDICATOR, ALIGNMENT)),
+    "APT without alignment": ("apt_dreambooth", (INDICATOR, STABILIZATION)),
+    "indicator alone": ("apt_dreambooth", (INDICATOR,)),
+    "stabilization alone": ("apt_dreambooth", (STABILIZATION,)),
+    "alignment alone": ("apt_dreambooth", (ALIGNMENT,)),
+}
+SETTINGS: dict[str, tuple[str, ...]] = {  # of the indicator, to choose from
+    "as in conf/": (),
+    "zoom at most 1.5": ("module.augmentation.max_zoom=1.5",),
+    "no augmentation": ("regularizer.overfitting_indicator.augmentation=false",),
+    "no augmentation, T / 4": (
+        "regularizer.overfitting_indicator.augmentation=false",
+        "model.indicator_scale=${product:0.25,MODEL}",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run; `seconds` of one run on one core of the machine that docs/benchmark.md was made on."""
+
+    chosen_on: tuple[str, ...]
+    subjects: tuple[str, ...]
+    seeds: int
+    prompts: int
+    pictures: int
+    steps: tuple[int, ...]
+    denoising_steps: int
+    seconds: int
+
+
+SIZES = {
+    "default": Size(
+        chosen_on=("circle_quarters", "square_bolt"),
+        subjects=("heart_face", "star_badge"),
+        seeds=2,
+        prompts=10,
+        pictures=2,
+        steps=(0, 50, 100, 200, 400),
+        denoising_steps=15,
+        seconds=100,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a method of `METHODS`, with a choice of `SETTINGS` where it has the indicator."""
+
+    method: str
+    settings: str
+    subject: str
+    seed: int
+
+    def folder(self, root: Path) -> Path:
+        settings = f", {self.settings}" if INDICATOR in METHODS[self.method][1] else ""
+        return root / self.subject / f"{self.method}{settings}, seed {self.seed}".replace("/", "over")
+
+    def overrides(self) -> list[str]:
+        experiment, parts = METHODS[self.method]
+        dropped = [f"~regularizer.{part}" for part in PARTS if part not in parts and experiment == "apt_dreambooth"]
+        settings = SETTINGS[self.settings] if INDICATOR in parts else ()
+        return [
+            f"experiment={experiment}", *dropped, *settings, f"data.subject={self.subject}", f"seed={self.seed}"
+        ]  # fmt: skip
+
+
+class DrawAlong(L.Callback):
+    """Draws the same prompts from the same noise at some of the steps, into `<folder>/<step>/<prompt>-<copy>.png`."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size, self.seconds = folder, size, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        if 0 in self.size.steps:
+            self._draw(module, 0)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        if trainer.global_step in self.size.steps:
+            self._draw(module, trainer.global_step)
+
+    def _draw(self, module: Any, step: int) -> None:
+        from lightning_modules.guidance import ClassifierFreeGuidance
+        from lightning_modules.sampling import sample_guided
+
+        began = time.perf_counter()
+        pairs = module.trainer.datamodule.subject.evaluation_prompts[: self.size.prompts]
+        repeated = [pair for pair in pairs for _ in range(self.size.pictures)]
+        seeds = [copy for _ in pairs for copy in range(self.size.pictures)]
+        pictures, _ = sample_guided(
+            module.model, repeated, ClassifierFreeGuidance(), seeds=seeds, description=f"step {step}"
+        )
+        (self.folder / f"{step}").mkdir(parents=True)
+        for number, picture in enumerate(pictures):
+            prompt, copy = divmod(number, self.size.pictures)
+            picture.save(self.folder / f"{step}" / f"{prompt:02d}-{copy}.png")
+        self.seconds += time.perf_counter() - began
+
+
+def train(run: Run, root: Path, size: Size) -> None:
+    """Trains and draws; the folder appears when it is complete."""
+    import torch
+
+    from benchmarks.lanes import build, compose_run
+
+    torch.set_num_threads(1)
+    os.chdir(ROOT)
+    folder = run.folder(root)
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    along = DrawAlong(unfinished, size)
+    overrides = [
+        *run.overrides(), "logger=csv", "trainer.accelerator=cpu",
+        f"trainer.max_steps={max(size.steps)}", "+trainer.limit_val_batches=0", "~callbacks.model_checkpoint",
+        "+trainer.enable_checkpointing=false", f"model.num_inference_steps={size.denoising_steps}",
+        f"module.class_image_dir={root / 'class_images'}",
+    ]  # fmt: skip
+    _, module, datamodule, trainer = build(compose_run(overrides), along)
+    began = time.perf_counter()
+    trainer.fit(module, datamodule=datamodule)
+    seconds = {"training": time.perf_counter() - began - along.seconds, "drawing": along.seconds}
+    (unfinished / "seconds.json").write_text(json.dumps(seconds))
+    unfinished.replace(folder)
+
+
+def runs(methods: Iterable[str], settings: Iterable[str], subjects: Iterable[str], seeds: int) -> list[Run]:
+    """One subject after the other, so that two processes never draw the same class images."""
+    every = product(range(seeds), subjects, methods, settings)
+    return [Run(method, setting, subject, seed) for seed, subject, method, setting in every]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="default")
+    parser.add_argument("--root", type=Path, help="folder of the runs, runs/benchmark_<size> if not given")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
+    refuse_other(root, {"size": asdict(size) | {"steps": list(size.steps)}, "recipe": recipe_hash(*ASSETS)})
+    tried = runs(["APT"], SETTINGS, size.chosen_on, 1)
+    count = len(tried) + len(METHODS) * len(size.subjects) * size.seeds
+    minutes = count * size.seconds / options.workers / 60
+    print(f"{count} runs × {size.seconds} s / {options.workers} processes: about {minutes:.0f} minutes in all")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.perf_counter()
+
+    def train_all(todo: list[Run], what: str) -> None:
+        left = [(run, root, size) for run in todo if not run.folder(root).exists()]
+        run_all(train, left, workers=options.workers, what=what)
+
+    train_all(tried, "choosing settings")
+    from benchmarks.methods_scores import Scores
+    from benchmarks.methods_table import area, chosen_settings, write
+
+    scores = Scores(size.prompts)
+
+    def score(run: Run) -> Any:
+        return scores.of(run.folder(root), run.subject, size.steps, size.pictures)
+
+    areas = {name: [area(score(run)) for run in tried if run.settings == name] for name in SETTINGS}
+    chosen = chosen_settings(areas)
+    train_all(runs(METHODS, [chosen], size.subjects, size.seeds), "training")
+    seeds = range(size.seeds)
+    table = {
+        name: [[score(Run(name, chosen, subject, seed)) for seed in seeds] for subject in size.subjects]
+        for name in METHODS
+    }
+    first = {name: Run(name, chosen, size.subjects[0], 0) for name in METHODS}
+    command = " ".join(["python benchmarks/methods.py", *sys.argv[1:]])
+    write(options.out, root, size, scores, table, first, areas=areas, command=command)
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{minutes:.1f} minutes; the result lies in {options.out}, all pictures in {root}")
+
+
+if __name__ == "__main__":
+    main()

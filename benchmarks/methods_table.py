@@ -1,0 +1,207 @@
+"""What `benchmarks/methods.py` writes: a verdict, tables, curves and a grid of pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from lightning_modules.adherence_stopping import last_step_before_drop
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.curves import attained, bootstrap_error, front_area, paired
+from benchmarks.methods_scores import RunScores, Scores
+from report.provenance import provenance
+
+if TYPE_CHECKING:
+    from benchmarks.methods import Run, Size
+
+Array = NDArray[np.float64]
+Curve = tuple[Array, Array]
+Table = Mapping[str, Sequence[Sequence[RunScores]]]  # of a method, [subjects][seeds]
+STOPPED = "early-stopped DreamBooth"
+FIRST, REST = slice(0, 1), slice(1, None)  # copies of a prompt's picture: where to stop is decided on the first
+
+
+def chosen_settings(areas: Mapping[str, Sequence[float]]) -> str:
+    """The settings whose curves dominate the largest area, mean over the subjects that are chosen on."""
+    return max(areas, key=lambda settings: float(np.mean(areas[settings])))
+
+
+def area(scores: RunScores) -> float:
+    """What the run's curve dominates above the untouched model's identity and no adherence."""
+    identity, adherence = scores.curve()
+    return front_area(list(zip(identity, adherence, strict=True)), floor=(float(identity[0]), 0.0))
+
+
+def stopped(scores: RunScores, steps: Sequence[int]) -> int:
+    """Index of the step that `last_step_before_drop` keeps, by the first copy of every prompt's picture."""
+    chosen = last_step_before_drop(steps, scores.adherence[..., FIRST].mean(2), num_standard_errors=2.0)
+    return list(steps).index(chosen.step)
+
+
+def gap_to_stopped(one: RunScores, dreambooth: RunScores, steps: Sequence[int]) -> float:
+    """What `one` attains at the stopped DreamBooth's identity, minus that one's adherence; on the other copies."""
+    identity, adherence = dreambooth.curve(REST)
+    at = stopped(dreambooth, steps)
+    return float(attained(*one.curve(REST), identity[[at]])[0] - adherence[at])
+
+
+def with_error(values: Array, digits: int = 3) -> str:
+    """Mean ± bootstrap error of `[subjects, seeds]`, without those that have no value."""
+    if not np.isfinite(values).any():
+        return "–"
+    return f"{np.nanmean(values):.{digits}f} ± {bootstrap_error(values):.{digits}f}"
+
+
+def gaps(table: Table, one: str, other: str) -> tuple[float, float, int]:
+    """`curves.paired` of two methods."""
+    return paired(*([[scores.curve() for scores in row] for row in table[name]] for name in (one, other)))
+
+
+def says(gap: tuple[float, float, int]) -> str:
+    mean, error, count = gap
+    if not np.isfinite(mean):
+        return "no common range of identity"
+    return f"{mean:+.3f} ± {error:.3f} ({count} pairs)"
+
+
+def verdict(table: Table, steps: Sequence[int]) -> str:
+    """The first paragraphs: whether plain DreamBooth overfits here, whether APT keeps more, and what its parts do."""
+    curves = [[scores.curve() for scores in row] for row in table["DreamBooth"]]
+    learned = np.array([[identity[-1] - identity[0] for identity, _ in row] for row in curves])
+    lost = np.array([[adherence[-1] - adherence[0] for _, adherence in row] for row in curves])
+    text = (
+        f"Plain DreamBooth, from step 0 to {steps[-1]}: identity {with_error(learned)} up, adherence "
+        f"{with_error(lost)} from the untouched model's. "
+    )
+    to_plain, to_prior = gaps(table, "APT", "DreamBooth"), gaps(table, "APT", "DreamBooth + prior")
+    to_stopped = np.array(
+        [
+            [gap_to_stopped(a, d, steps) for a, d in zip(*rows, strict=True)]
+            for rows in zip(table["APT"], table["DreamBooth"], strict=True)
+        ]
+    )
+    mean, error, _ = to_plain
+    keeps = "keeps more" if mean > 2 * error else ("keeps less" if mean < -2 * error else "does not keep more")
+    text += (
+        f"At equal identity APT {keeps} adherence than DreamBooth by two standard errors: {says(to_plain)}. "
+        f"Against {STOPPED} it is {with_error(to_stopped)} (at the identity where that stopped, "
+        f"{int(np.isfinite(to_stopped).sum())} of {to_stopped.size} pairs; in the others APT never reached it), "
+        f"against prior preservation {says(to_prior)}."
+    )
+    parts = [f"without {part} {says(gaps(table, 'APT', f'APT without {part}'))}" for part in _PARTS]
+    alone = [f"{part} {says(gaps(table, f'{part} alone', 'DreamBooth'))}" for part in _PARTS]
+    return (
+        f"{text}\n\nWhat each part contributes: APT's gap to itself {'; '.join(parts)}. Each part alone, its gap to "
+        f"DreamBooth: {'; '.join(alone)}."
+    )
+
+
+_PARTS = ("indicator", "stabilization", "alignment")
+
+
+def page(
+    table: Table, size: "Size", *, areas: Mapping[str, Sequence[float]], ceiling: tuple[float, float], command: str
+) -> list[str]:
+    """The page's lines, without its pictures."""
+    chosen = chosen_settings(areas)
+    head = ["method", *(f"step {step}" for step in size.steps)]
+    lines = [
+        "# APT and what it is measured against",
+        "",
+        verdict(table, size.steps),
+        "",
+        f"`{command}`, commit {provenance()['git_commit']}. {len(size.subjects)} subjects "
+        f"({', '.join(size.subjects)}) × {size.seeds} seeds, {size.prompts} prompts × {size.pictures} pictures at "
+        f"each of {len(size.steps)} steps, {size.denoising_steps} denoising steps, the same noise for all; ± is a "
+        "bootstrap over subjects and seeds. Identity: mean cosine to the subject's *held-out* pictures "
+        "(`assets/sprites-identity`), recolouring prompts left out. Adherence: share of the pictures in which the "
+        "judge (`assets/sprites-judge`) finds all that the prompt asks for. A gap is the mean difference in the "
+        "highest adherence attained at an identity or above, over the identities that both curves cover, paired by "
+        "subject and seed. Real pictures: "
+        f"training against held-out ones {ceiling[0]:.3f}, held-out ones among themselves {ceiling[1]:.3f}.",
+        "",
+        f"The indicator's settings were chosen on {', '.join(size.chosen_on)}, by the area under each curve: "
+        + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in areas.items())
+        + f". Chosen: **{chosen}**.",
+    ]
+    for title, pick in (("Identity", 0), ("Adherence", 1)):
+        lines += ["", f"## {title} along training", "", _row(head), _row(["---", *["---:"] * len(size.steps)])]
+        for name, rows in table.items():
+            along = np.array([[scores.curve()[pick] for scores in row] for row in rows])
+            lines.append(_row([name, *(with_error(along[..., step]) for step in range(len(size.steps)))]))
+    lines += [
+        "",
+        "## Similarity to the nearest training picture, last step",
+        "",
+        _row(["method", "nearest"]),
+        "|---|---:|",
+    ]
+    for name, rows in table.items():
+        nearest = np.array([[np.nanmean(scores.nearest[-1]) for scores in row] for row in rows])
+        lines.append(_row([name, with_error(nearest)]))
+    lines += [
+        "",
+        "## Gaps at equal identity",
+        "",
+        _row(["method", "to DreamBooth", "to DreamBooth + prior"]),
+        "|---|---:|---:|",
+    ]
+    for name in table:
+        lines.append(_row([name, *(says(gaps(table, name, each)) for each in ("DreamBooth", "DreamBooth + prior"))]))
+    return [*lines, ""]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write(
+    out: Path, root: Path, size: "Size", scores: Scores, table: Table, runs: Mapping[str, "Run"], *,
+    areas: Mapping[str, Sequence[float]], command: str,
+) -> None:  # fmt: skip
+    """Writes the page, the curves and the grid of the given run of each method."""
+    plot, grid = out.with_suffix(".png"), out.with_name(f"{out.stem}_grid.png")
+    draw_curves(table, plot)
+    draw_grid(root, runs, size, grid)
+    lines = page(table, size, areas=areas, ceiling=scores.ceiling(size.subjects), command=command)
+    pictures = [
+        "",
+        f"![identity against adherence along training]({plot.name})",
+        "",
+        f"One seed of `{size.subjects[0]}` after {size.steps[-1]} steps, the same prompts and noise:",
+        "",
+        f"![pictures by method and prompt]({grid.name})",
+    ]
+    at = next(number for number, line in enumerate(lines) if line.startswith("`python "))
+    out.write_text("\n".join([*lines[: at - 1], *pictures, "", *lines[at:]]))
+
+
+def draw_curves(table: Table, path: Path) -> None:
+    """Each method's mean over subjects and seeds, a marker a step."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    for number, (name, rows) in enumerate(table.items()):
+        means = np.mean([scores.curve() for row in rows for scores in row], axis=0)
+        style = "-" if name in ("DreamBooth", "DreamBooth + prior", "APT") else "--"
+        axes.plot(*means, style, marker="o", markersize=4, color=f"C{number}", label=name)
+    axes.set_xlabel("identity (mean cosine to held-out pictures)")
+    axes.set_ylabel("adherence (all that was asked)")
+    axes.grid(color="0.9")
+    axes.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def draw_grid(root: Path, runs: Mapping[str, "Run"], size: "Size", path: Path, *, tile: int = 80) -> None:
+    """A row for each method, a column for each prompt, the first copy of each."""
+    left = 170
+    grid = Image.new("RGB", (left + tile * size.prompts, tile * len(runs)), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
+    for row, (name, run) in enumerate(runs.items()):
+        draw.text((2, row * tile + tile // 2 - 6), name, fill="black", font=font)
+        for column in range(size.prompts):
+            picture = Image.open(run.folder(root) / f"{size.steps[-1]}" / f"{column:02d}-0.png")
+            grid.paste(picture.resize((tile, tile), Image.Resampling.NEAREST), (left + column * tile, row * tile))
+    grid.save(path)

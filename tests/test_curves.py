@@ -1,0 +1,49 @@
+"""The arithmetic behind `docs/benchmark.md`."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.curves import attained, bootstrap_error, mean_gap, paired
+
+
+def curve(*points):
+    return tuple(np.array(axis, float) for axis in zip(*points, strict=True))
+
+
+def test_attained_by_hand():
+    identity, adherence = curve((0.0, 1.0), (0.5, 0.6), (1.0, 0.8))
+    at = np.array([-1.0, 0.0, 0.25, 0.6, 1.0, 1.1])
+    # From 0.25 on the straight line to 0.6 is below what the last step attains; above 1 is nothing.
+    expected = [1.0, 1.0, 0.8, 0.8, 0.8, np.nan]
+    assert attained(identity, adherence, at) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_curve_has_no_gap_to_itself():
+    each = curve((0.0, 1.0), (0.4, 0.7), (0.3, 0.2))
+    assert mean_gap(each, each) == 0
+
+
+def test_mean_gap_by_hand():
+    # 1 − 0.5 x against 1 − x over [0, 0.6]: the mean of 0.5 x is 0.15.
+    assert mean_gap(curve((0, 1), (0.6, 0.7)), curve((0, 1), (1, 0))) == pytest.approx(0.15, abs=1e-6)
+
+
+def test_curves_without_a_common_range_have_no_gap():
+    assert math.isnan(mean_gap(curve((0, 1), (0, 0.5)), curve((0, 1), (1, 0))))
+
+
+def test_bootstrap_error_is_that_of_the_subjects_where_seeds_agree():
+    values = np.repeat(np.array([[0.0], [1.0]]), 2, axis=1)
+    # The mean of two draws from {0, 1}: standard deviation √(1/8).
+    assert bootstrap_error(values) == pytest.approx(math.sqrt(1 / 8), rel=0.05)
+    assert math.isnan(bootstrap_error(values[:1]))
+
+
+def test_pairs_without_a_common_range_are_not_counted():
+    good, flat = curve((0, 1), (1, 0.5)), curve((0, 1), (0, 1))
+    worse = curve((0, 1), (1, 0.3))
+    mean, error, count = paired([[good], [flat], [good]], [[worse], [worse], [worse]])
+    assert (mean, count) == (pytest.approx(0.1, abs=1e-6), 2)
+    assert error >= 0
