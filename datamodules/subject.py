@@ -6,6 +6,8 @@ Imports neither torch nor Lightning, so that bad data is refused before anything
 import re
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -16,19 +18,29 @@ class PromptPair:
     Args:
         instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
+        repaints: whether it asks for a colour or a texture that is not the subject's, which identity then cannot judge.
     """
 
     instance: str
     prior: str
+    repaints: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One picture of the subject: `image` in RGB at any size, `name` for messages and the report."""
+    """One picture.
+
+    Args:
+        image: in RGB, at any size.
+        prompts: what is said of it.
+        name: for messages and the report.
+        mask: bool `[H, W]`, the pixels of the object, of `image`'s size; None where nobody knows.
+    """
 
     image: Image.Image
     prompts: PromptPair
     name: str
+    mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +54,8 @@ class Subject:
         class_prompt: the bare class prompt, for prior preservation ("a photo of dog").
         train: the pictures to learn from.
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
+        distractors: objects of the subject's noun that are not the subject, in the scenes of the held-out pictures;
+            empty where there are none. Identity is validated by them.
         evaluation_prompts: what the tuned model is asked to draw.
         judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
         identity: folder of the `Identity` that compares what is drawn with the training pictures, or None.
@@ -53,6 +67,7 @@ class Subject:
     class_prompt: str
     train: tuple[Picture, ...]
     heldout: tuple[Picture, ...]
+    distractors: tuple[Picture, ...]
     evaluation_prompts: tuple[PromptPair, ...]
     judge: str | None
     identity: str | None
