@@ -65,8 +65,8 @@ class Size:
 
 SIZES = {
     "default": Size(
-        chosen_on=("circle_quarters", "square_bolt"),
-        subjects=("heart_face", "star_badge"),
+        chosen_on=("square_bolt", "circle_quarters"),
+        subjects=("heart_face", "star_badge", "triangle_halves", "moon_halves"),
         seeds=2,
         prompts=10,
         pictures=2,
