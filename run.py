@@ -81,7 +81,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
     module = instantiate(cfg.module)
     if evaluation:
-        evaluation.check(module.model)
+        evaluation.check(module.model, data)
     if cfg.ckpt_path and is_first:
         carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
