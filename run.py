@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -24,6 +25,7 @@ from lightning_modules.finished_run import (
     is_classifier,
     override_run,
     prompt_pairs,
+    record_of_runs,
     runs_to_draw_with,
     trains_nothing,
 )
@@ -31,6 +33,9 @@ from lightning_modules.run_folder import refuse_existing, refuse_other_run, refu
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+# A node with this among its defaults takes any key, and its class is asked for it later: `guidance.key=…` may be meant
+# for a finished run, whose guidance Hydra does not know.
+ConfigStore.instance().store("any_key", OmegaConf.create({}, flags={"struct": False}))
 OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
@@ -152,8 +157,10 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
         adapter.load(model.pipeline, run_dir)
-    settings = cfg.evaluation
-    sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
+    settings, info = cfg.evaluation, {"runs": record_of_runs(runs, list(cfg.weights))}
+    sample_to_folder(
+        model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed, info=info
+    )
     print(f"the pictures lie in {out_dir}")
 
 
