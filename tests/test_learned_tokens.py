@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
 import run
+from lightning_modules.finished_run import finished_run
 from lightning_modules.token_rows import TokenRows
 from report.metrics_csv import read_metrics
 from tests.runs import adapter_weights, checkpoint, compose, same, train
@@ -214,11 +216,10 @@ def test_plain_diffusers_and_merged_runs_draw_with_all_of_them(monkeypatch, tiny
         sampled("missing", f"run='{run_dir}'")
 
 
-def test_runs_made_before_there_were_several_are_read(monkeypatch, tiny_sd, tmp_path):
-    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=textual_inversion", steps=1)
-    cfg = OmegaConf.load(run_dir / "config.yaml")
+def test_runs_made_before_there_were_several_are_read(tmp_path):
+    cfg = compose(tmp_path, "experiment=textual_inversion")
     del cfg.token["others"]
-    OmegaConf.save(cfg, run_dir / "config.yaml")
-    out_dir = tmp_path / "sampled"
-    run.sample(compose(out_dir, "task=sample", f"run='{run_dir}'", "prompts=['a <subject>']"), out_dir)
-    assert (out_dir / "00-0.png").exists()
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    (tmp_path / "learned_embeds.safetensors").touch()
+    _, run_cfg = finished_run(str(tmp_path), task="sample")
+    assert instantiate(run_cfg.token).find(tmp_path) == [tmp_path / "learned_embeds.safetensors"]
