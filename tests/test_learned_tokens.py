@@ -217,8 +217,8 @@ def test_plain_diffusers_and_merged_runs_draw_with_all_of_them(monkeypatch, tiny
 
 
 def test_runs_made_before_there_were_several_are_read(tmp_path):
-    cfg = compose(tmp_path, "experiment=textual_inversion")
-    del cfg.token["others"]
+    cfg = OmegaConf.to_container(compose(tmp_path, "experiment=textual_inversion"), resolve=True)
+    del cfg["token"]["others"]
     OmegaConf.save(cfg, tmp_path / "config.yaml")
     (tmp_path / "learned_embeds.safetensors").touch()
     _, run_cfg = finished_run(str(tmp_path), task="sample")
