@@ -187,8 +187,7 @@ def check(cfg: DictConfig) -> Any:
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
             raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
-    _check_token(cfg, data)
-    return data
+    return _with_token(cfg, data)
 
 
 def _check_judges(data: Any) -> None:
@@ -200,13 +199,20 @@ def _check_judges(data: Any) -> None:
         check_identity(identity)
 
 
-def _check_token(cfg: DictConfig, data: Any) -> None:
-    if cfg.get("token"):
-        if data is None or is_classifier(cfg.model):
-            raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
-        instantiate(cfg.token).check(cfg.model.pretrained, data)
-    elif trains_nothing(cfg.get("adapter")):
-        raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
+def _with_token(cfg: DictConfig, data: Any) -> Any:
+    """The data, with no learned token left in the frozen model's prompts."""
+    if not cfg.get("token"):
+        if trains_nothing(cfg.get("adapter")):
+            raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
+        return data
+    if data is None or is_classifier(cfg.model):
+        raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
+    from datamodules.subject import with_class_words
+
+    token = instantiate(cfg.token)
+    data = with_class_words(data, token.class_words)
+    token.check(cfg.model.pretrained, data)
+    return data
 
 
 def _check_model(model: DictConfig) -> None:

@@ -4,7 +4,8 @@ Imports neither torch nor Lightning, so that bad data is refused before anything
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -102,6 +103,29 @@ def without_identifier(prompt: str, identifier: str, *, replacement: str) -> str
     """The frozen model's form of `prompt`: the identifier is dropped, or gives way to a non-empty `replacement`."""
     found = _as_words(identifier) + ("" if replacement else r"\s*")
     return re.sub(found, lambda _: replacement, prompt, flags=re.IGNORECASE).strip()
+
+
+def with_class_words(subject: Subject, words: Mapping[str, str]) -> Subject:
+    """`subject` with every key of `words` replaced by its class word in all of the frozen model's prompts.
+
+    The keys are what else is learned beside the identifier: `{"<style>": "flat"}`.
+    """
+
+    def prior(prompt: str) -> str:
+        for placeholder, word in words.items():
+            prompt = without_identifier(prompt, placeholder, replacement=word)
+        return prompt
+
+    def pair(prompts: PromptPair) -> PromptPair:
+        return replace(prompts, prior=prior(prompts.prior))
+
+    return replace(
+        subject,
+        class_prompt=prior(subject.class_prompt),
+        train=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.train),
+        heldout=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.heldout),
+        evaluation_prompts=tuple(pair(prompts) for prompts in subject.evaluation_prompts),
+    )
 
 
 def _as_words(text: str) -> str:

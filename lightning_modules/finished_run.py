@@ -35,6 +35,7 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     if not tuned and not trains_nothing(run_cfg.get("adapter")):
         raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
     if run_cfg.get("token"):
+        run_cfg.token.setdefault("others", {})  # runs of before there could be several
         instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
 
@@ -129,6 +130,8 @@ def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[Pr
         cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
         for cfg in runs
     }
+    for token in (instantiate(cfg.token) for cfg in runs if cfg.get("token")):
+        words |= token.class_words
     pairs = []
     for prompt in prompts:
         prior = prompt
@@ -158,9 +161,12 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
         raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
     if not all(math.isfinite(weight) for weight in weights):
         raise ValueError(f"weights={list(weights)}: numbers are needed")
-    tokens = [cfg.token.placeholder for cfg in runs.values() if cfg.get("token")]
+    tokens = [name for cfg in runs.values() if cfg.get("token") for name in instantiate(cfg.token).files]
     if twice := [name for name in tokens if tokens.count(name) > 1]:
-        raise ValueError(f"adapters: two runs learned the token {twice[0]!r}; train one with another token.placeholder")
+        raise ValueError(
+            f"adapters: two runs learned the token {twice[0]!r}; train one with another token.placeholder, or another "
+            "name in token.others"
+        )
     pretrained = {folder: _resolved(cfg.model.pretrained) for folder, cfg in runs.items()}
     for folder, name in pretrained.items():
         if not (Path(folder) / "adapter").is_dir():
