@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -17,19 +19,29 @@ class PromptPair:
     Args:
         instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
+        keeps_paint: whether the subject keeps its colours and its pattern; identity leaves the other prompts out.
     """
 
     instance: str
     prior: str
+    keeps_paint: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One picture of the subject: `image` in RGB at any size, `name` for messages and the report."""
+    """One picture.
+
+    Args:
+        image: in RGB, at any size.
+        prompts: what is said of it.
+        name: for messages and the report.
+        mask: bool `[H, W]`, the pixels of the object, of `image`'s size; None where nobody knows.
+    """
 
     image: Image.Image
     prompts: PromptPair
     name: str
+    mask: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +57,9 @@ class Subject:
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
         evaluation_prompts: what the tuned model is asked to draw.
         judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
-        identity: folder of the `Identity` that compares what is drawn with the training pictures, or None.
+        identity: folder of the `Identity` that compares what is drawn with the held-out pictures, or None.
+        distractors: objects of the subject's noun that are not the subject, in the scenes of the held-out pictures;
+            empty where there are none. Identity is validated by them.
     """
 
     name: str
@@ -57,6 +71,7 @@ class Subject:
     evaluation_prompts: tuple[PromptPair, ...]
     judge: str | None
     identity: str | None
+    distractors: tuple[Picture, ...] = ()
 
 
 def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_class_word: bool) -> PromptPair:

@@ -105,7 +105,8 @@ class Evaluation:
         figures["tuned"] = similarity(tuned)
         figures["reference"] = similarity.of_training_pictures
 
-        prompts = [pair.prior for pair in pairs for _ in range(self.images_per_prompt)]
+        repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
+        prompts = [pair.prior for pair in repeated]
         relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv")
         metrics = {
             "background_adherence": {
@@ -116,7 +117,7 @@ class Evaluation:
                 ),
                 "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
             },
-            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base)),
+            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=repeated),
             **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             "similarity/diffusion_features": {
                 **figures,

@@ -5,7 +5,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from datamodules.sprites.attributes import Asked, Seen, asked
 from datamodules.sprites.captions import caption, with_article
+from datamodules.sprites.distractors import FAR, KINDS
 from datamodules.sprites.paint import BACKGROUNDS, COLORS, TEXTURES
 from datamodules.sprites.pretraining import SpritesDataModule, to_pixel_values
 from datamodules.sprites.shapes import SHAPES
@@ -223,6 +225,66 @@ def test_subjects_share_one_context_in_training_and_leave_it_when_held_out(name)
         {picture.prompts.prior for picture in subject.train} == {f"a photo of a {spec.noun}"} == {subject.class_prompt}
     )
     assert {pair.instance.replace("sks ", "") == pair.prior for pair in subject.evaluation_prompts} == {True}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_masks_are_the_object_and_distractors_stand_where_the_subject_stood(name):
+    subject, spec = subject_of(name), SUBJECTS[name]
+    assert len(subject.distractors) == len(KINDS) * len(subject.heldout)
+    for picture in subject.train + subject.heldout + subject.distractors:
+        pixels = np.asarray(picture.image)
+        assert picture.mask.shape == pixels.shape[:2]
+        background = BACKGROUNDS[read_background(pixels)]
+        assert (pixels[~picture.mask] == background).mean() > 0.9  # its edge is antialiased
+        assert (np.linalg.norm(pixels[picture.mask] - np.array(background, float), axis=1) > 20).mean() > 0.4
+    for number, distractor in enumerate(subject.distractors):
+        subjects_own = subject.heldout[number // len(KINDS)]
+        assert distractor.prompts.instance == distractor.prompts.prior == subjects_own.prompts.prior
+        assert (distractor.mask == subjects_own.mask).all()
+        one, other = (np.asarray(each.image).astype(float) for each in (distractor, subjects_own))
+        differ = np.linalg.norm(one - other, axis=2)[distractor.mask]
+        if "_colors_" in distractor.name:
+            assert (differ > FAR - 2).mean() > 0.6  # the pattern's edge mixes two colours
+        assert differ.mean() > 8
+    assert min(np.linalg.norm(np.subtract(spec.paint.first, rgb)) for rgb in BACKGROUNDS.values()) > 45
+
+
+def test_evaluation_prompts_ask_for_what_they_should():
+    """Twenty of a fair mix, the first ten too, and the attribute reader finds every word of them."""
+    for spec in SUBJECTS.values():
+        subject = subject_of(next(name for name, each in SUBJECTS.items() if each is spec))
+        questions = [asked(pair.prior) for pair in subject.evaluation_prompts]
+        assert len(questions) == len(set(questions)) == 20
+        for question, template in zip(questions, TEMPLATES, strict=True):
+            words = {word for each in question.objects for word in words_of(each)} | {question.background}
+            filled = template.format(identifier="", class_word=spec.noun).split()
+            known = {*SHAPES, *COLORS, *TEXTURES, *RADIUS, *BACKGROUNDS}
+            assert question.objects[0].noun == spec.noun and set(filled) & known <= words
+            assert question.background != spec.background
+        firsts = [question.objects[0] for question in questions]
+        keeps = [not (first.color or first.texture) for first in firsts]
+        assert keeps == [pair.keeps_paint for pair in subject.evaluation_prompts]
+        for half, most in ((questions[:10], 2), (questions, 4)):
+            assert sum(bool(each.objects[0].color or each.objects[0].texture) for each in half) == most
+            assert sum(len(each.objects) == 2 for each in half) == len(half) // 5
+            assert sum(bool(each.objects[0].size) for each in half) >= len(half) // 10
+            assert sum(bool(each.objects[0].position) and len(each.objects) == 1 for each in half) >= len(half) // 5
+            assert len({each.background for each in half if each.background}) >= 5
+
+
+def words_of(seen: Seen) -> set[str]:
+    return {seen.noun, seen.color, seen.texture, seen.size}
+
+
+def test_places_in_evaluation_prompts_are_read():
+    texts = [" ".join(text.format(identifier="", class_word="heart").split()) for text in TEMPLATES]
+    said = {text: [each.position for each in asked(text).objects] for text in texts}
+    assert said["a photo of a heart to the left of a solid red circle"] == ["left", "right"]
+    assert said["a photo of a heart above a dotted white moon on a maroon background"] == ["top", "bottom"]
+    assert said["a photo of a heart and a green cross on a black background"] == ["", ""]
+    assert asked("a photo of a checkered heart on a teal background") == Asked(
+        objects=(Seen(noun="heart", texture="checkered"),), background="teal"
+    )
 
 
 def test_subjects_are_functions_of_their_seed():

@@ -4,16 +4,18 @@ Their training pictures share one background and one placement, as the photos of
 overfits drags that background along.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from datamodules.sprites.attributes import asked
 from datamodules.sprites.captions import with_article
+from datamodules.sprites.distractors import KINDS, distractor
 from datamodules.sprites.paint import BACKGROUNDS, Paint
-from datamodules.sprites.world import POSITIONS, Scene, draw_sprite, render
+from datamodules.sprites.world import POSITIONS, Scene, draw_sprite, mask, render
 from datamodules.subject import Picture, PromptPair, Subject, prompt_pair
 
 
@@ -30,26 +32,38 @@ class SpriteSubject:
 
 SUBJECTS: Mapping[str, SpriteSubject] = {
     "heart_face": SpriteSubject("heart", Paint("face", (60, 200, 190), (20, 70, 80)), "olive", "left", "large"),
-    "star_badge": SpriteSubject("star", Paint("badge", (170, 240, 40), (200, 20, 110)), "navy", "top", "large"),
+    "star_badge": SpriteSubject("star", Paint("badge", (51, 214, 229), (89, 60, 123)), "navy", "top", "large"),
     "square_bolt": SpriteSubject("square", Paint("bolt", (250, 110, 150), (20, 70, 80)), "beige", "right", "large"),
     "circle_quarters": SpriteSubject(
         "circle", Paint("quarters", (90, 230, 160), (90, 20, 130)), "gray", "bottom", "large"
     ),
+    "triangle_halves": SpriteSubject(
+        "triangle", Paint("halves", (255, 120, 210), (95, 20, 150)), "olive", "bottom", "large"
+    ),
+    "moon_halves": SpriteSubject("moon", Paint("halves", (200, 255, 90), (0, 60, 160)), "gray", "top", "large"),
 }
 
-TEMPLATES = (
-    *(f"a photo of a {{identifier}} {{class_word}} on {with_article(name)} background" for name in BACKGROUNDS),
-    *(
-        f"a photo of a {{identifier}} {{class_word}} {place}"
-        for place in ("in the center", "on the left", "on the right")
-    ),
-    "a photo of a small {identifier} {class_word}",
-    "a small {identifier} {class_word} at the bottom on a pink background",
-    "a large {identifier} {class_word} in the center on a sky background",
+TEMPLATES = (  # the first ten are a fair mix too; no subject trains on a background that is named here
+    "a photo of a {identifier} {class_word} on a black background",
+    "a photo of a {identifier} {class_word} in the center",
     "a photo of a {identifier} {class_word} to the left of a solid red circle",
+    "a photo of a {identifier} {class_word} on a pink background",
+    "a photo of a small {identifier} {class_word}",
+    "a photo of a blue {identifier} {class_word} on a pink background",
+    "a photo of a {identifier} {class_word} on a teal background",
+    "a large {identifier} {class_word} at the top on a sky background",
+    "a photo of a {identifier} {class_word} above a dotted white moon on a maroon background",
+    "a photo of a striped {identifier} {class_word}",
+    "a photo of a {identifier} {class_word} on a mint background",
+    "a photo of a {identifier} {class_word} on the left",
     "a photo of a {identifier} {class_word} to the right of a striped blue square",
-    "a photo of a {identifier} {class_word} above a dotted white moon on a teal background",
+    "a photo of a {identifier} {class_word} on a maroon background",
+    "a small {identifier} {class_word} at the bottom on a pink background",
+    "a photo of a red {identifier} {class_word} on a mint background",
+    "a photo of a {identifier} {class_word} on a sky background",
+    "a photo of a {identifier} {class_word} on the right",
     "a photo of a {identifier} {class_word} and a green cross on a black background",
+    "a photo of a checkered {identifier} {class_word} on a teal background",
 )
 
 
@@ -65,7 +79,7 @@ def sprite_subject(
     judge: str | None,
     identity: str | None,
 ) -> Subject:
-    """A subject with its pictures drawn afresh from `seed`.
+    """A subject with its pictures and their masks drawn afresh from `seed`, and its distractors.
 
     Args:
         subject: a key of `SUBJECTS`.
@@ -73,7 +87,7 @@ def sprite_subject(
         replaces_class_word: see `prompt_pair`.
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.
-        num_heldout: pictures on other backgrounds, at other places and sizes.
+        num_heldout: pictures on other backgrounds, at other places and sizes; as many distractors of each kind.
         judge: folder of the world's judge, or None.
         identity: folder of its identity, or None.
 
@@ -88,37 +102,54 @@ def sprite_subject(
     pair = partial(prompt_pair, identifier=identifier, class_word=spec.noun, replaces_class_word=replaces_class_word)
     prompts = pair(instance_prompt)
     number = list(SUBJECTS).index(subject)
-    train = tuple(
-        _picture(spec, prompts, f"{subject}_{i}", np.random.default_rng([seed, number, i])) for i in range(num_train)
-    )
-    heldout = tuple(
-        _heldout_picture(spec, pair, f"{subject}_heldout_{i}", np.random.default_rng([seed, number, i, 1]))
-        for i in range(num_heldout)
-    )
+    train = [_scene(spec, np.random.default_rng([seed, number, i])) for i in range(num_train)]
+    heldout = [_heldout_scene(spec, np.random.default_rng([seed, number, i, 1])) for i in range(num_heldout)]
+    said = [
+        pair(f"a photo of a {{identifier}} {{class_word}} on {with_article(each.background)} background")
+        for each in heldout
+    ]
     return Subject(
         name=subject,
         identifier=identifier,
         class_word=spec.noun,
         class_prompt=prompts.prior,
-        train=train,
-        heldout=heldout,
-        evaluation_prompts=tuple(pair(template) for template in TEMPLATES),
+        train=tuple(_picture(each, prompts, f"{subject}_{i}") for i, each in enumerate(train)),
+        heldout=tuple(
+            _picture(each, words, f"{subject}_heldout_{i}")
+            for i, (each, words) in enumerate(zip(heldout, said, strict=True))
+        ),
+        distractors=tuple(
+            _picture(
+                distractor(each, kind, np.random.default_rng([seed, number, i, 2, k])),
+                PromptPair(instance=words.prior, prior=words.prior),  # it is not the subject
+                f"{subject}_distractor_{kind}_{i}",
+            )
+            for i, (each, words) in enumerate(zip(heldout, said, strict=True))
+            for k, kind in enumerate(KINDS)
+        ),
+        evaluation_prompts=tuple(_marked(pair(template)) for template in TEMPLATES),
         judge=judge or None,
         identity=identity or None,
     )
 
 
-def _heldout_picture(
-    spec: SpriteSubject, pair: Callable[[str], PromptPair], name: str, rng: np.random.Generator
-) -> Picture:
+def _marked(prompts: PromptPair) -> PromptPair:
+    wanted = asked(prompts.prior).objects[0]
+    return replace(prompts, keeps_paint=not (wanted.color or wanted.texture))
+
+
+def _heldout_scene(spec: SpriteSubject, rng: np.random.Generator) -> Scene:
     background = str(rng.choice([each for each in BACKGROUNDS if each != spec.background]))
     position = str(rng.choice([each for each in POSITIONS if each != spec.position]))
-    other = SpriteSubject(spec.noun, spec.paint, background, position, str(rng.choice(["small", "large"])))
-    prompts = pair(f"a photo of a {{identifier}} {{class_word}} on {with_article(background)} background")
-    return _picture(other, prompts, name, rng)
+    size = str(rng.choice(["small", "large"]))
+    return _scene(replace(spec, background=background, position=position, size=size), rng)
 
 
-def _picture(spec: SpriteSubject, prompts: PromptPair, name: str, rng: np.random.Generator) -> Picture:
+def _scene(spec: SpriteSubject, rng: np.random.Generator) -> Scene:
     sprite = draw_sprite(rng, position=spec.position, noun=spec.noun, size=spec.size, paint=spec.paint)
-    scene = Scene(background=spec.background, background_rgb=BACKGROUNDS[spec.background], sprites=(sprite,))
-    return Picture(image=Image.fromarray(render(scene)), prompts=prompts, name=name)
+    return Scene(background=spec.background, background_rgb=BACKGROUNDS[spec.background], sprites=(sprite,))
+
+
+def _picture(scene: Scene, prompts: PromptPair, name: str) -> Picture:
+    (sprite,) = scene.sprites
+    return Picture(image=Image.fromarray(render(scene)), prompts=prompts, name=name, mask=mask(sprite) > 0.5)
