@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -24,6 +25,7 @@ from lightning_modules.finished_run import (
     is_classifier,
     override_run,
     prompt_pairs,
+    record_of_runs,
     runs_to_draw_with,
     trains_nothing,
 )
@@ -31,6 +33,9 @@ from lightning_modules.run_folder import refuse_existing, refuse_other_run, refu
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+# A node with this among its defaults takes any key, and its class is asked for it later: `guidance.key=…` may be meant
+# for a finished run, whose guidance Hydra does not know.
+ConfigStore.instance().store("any_key", OmegaConf.create({}, flags={"struct": False}))
 OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 OmegaConf.register_new_resolver("run_name", lambda task, name: name if task == "fit" else task, replace=True)
@@ -81,7 +86,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
     module = instantiate(cfg.module)
     if evaluation:
-        evaluation.check(module.model)
+        evaluation.check(module.model, data)
     if cfg.ckpt_path and is_first:
         carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
@@ -152,8 +157,10 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
         adapter.load(model.pipeline, run_dir)
-    settings = cfg.evaluation
-    sample_to_folder(model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed)
+    settings, info = cfg.evaluation, {"runs": record_of_runs(runs, list(cfg.weights))}
+    sample_to_folder(
+        model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed, info=info
+    )
     print(f"the pictures lie in {out_dir}")
 
 
@@ -180,8 +187,7 @@ def check(cfg: DictConfig) -> Any:
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
             raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
-    _check_token(cfg, data)
-    return data
+    return _with_token(cfg, data)
 
 
 def _check_judges(data: Any) -> None:
@@ -193,13 +199,20 @@ def _check_judges(data: Any) -> None:
         check_identity(identity)
 
 
-def _check_token(cfg: DictConfig, data: Any) -> None:
-    if cfg.get("token"):
-        if data is None or is_classifier(cfg.model):
-            raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
-        instantiate(cfg.token).check(cfg.model.pretrained, data)
-    elif trains_nothing(cfg.get("adapter")):
-        raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
+def _with_token(cfg: DictConfig, data: Any) -> Any:
+    """The data, with no learned token left in the frozen model's prompts."""
+    if not cfg.get("token"):
+        if trains_nothing(cfg.get("adapter")):
+            raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
+        return data
+    if data is None or is_classifier(cfg.model):
+        raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
+    from datamodules.subject import with_class_words
+
+    token = instantiate(cfg.token)
+    data = with_class_words(data, token.class_words)
+    token.check(cfg.model.pretrained, data)
+    return data
 
 
 def _check_model(model: DictConfig) -> None:

@@ -34,12 +34,14 @@ def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[st
     found: dict[str, dict[str, Score]] = {name: {} for name in names}
     for subject in subjects:
         data = instantiate(compose_run(["logger=csv", f"data.subject={subject}"]).data)
-        prompts = [pair.prior for pair in data.evaluation_prompts]
-        references = [np.asarray(picture.image) for picture in data.train]
+        pairs = data.evaluation_prompts
+        prompts = [pair.prior for pair in pairs]
+        references, masks = [np.asarray(each.image) for each in data.heldout], [each.mask for each in data.heldout]
         for name in names:
             pictures = [np.asarray(Image.open(path)) for path in sorted((root / subject / name).glob("*.png"))]
             adherence = attribute_adherence(judge, pictures, prompts)["all"]
-            found[name][subject] = (float(identity(pictures, references).mean()), adherence)
+            kept = [picture for picture, pair in zip(pictures, pairs, strict=True) if pair.keeps_paint]
+            found[name][subject] = (float(identity(kept, references, masks).mean()), adherence)
     return found
 
 
@@ -72,8 +74,9 @@ def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str
         "",
         f"`{command}`, commit {provenance()['git_commit']}. {len(subjects)} subjects ({', '.join(subjects)}), one run "
         "of each method with its experiment's settings, one picture of each of the subject's evaluation prompts, the "
-        "same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine to the training "
-        "pictures in whitened features (`assets/sprites-identity`). Adherence: share of the pictures in which the "
+        "same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine of the object to "
+        "that of held-out pictures in whitened features (`assets/sprites-identity`), without the prompts that repaint "
+        "it. Adherence: share of the pictures in which the "
         "judge (`assets/sprites-judge`) finds all that the prompt asks for. Base: the pretrained model, given the "
         "class word.",
         "",
@@ -136,7 +139,7 @@ def draw_front(found: Mapping[str, Mapping[str, Score]], lines: Mapping[str, Seq
             axes.plot(*points, marker="o", markersize=4, color=next(palette), label=label)
         else:
             axes.plot(*points, marker="*" if label == "base" else "s", linestyle="none", label=label)
-    axes.set_xlabel("identity (mean cosine to the training pictures)")
+    axes.set_xlabel("identity (mean cosine to the held-out pictures)")
     axes.set_ylabel("adherence (all that was asked)")
     axes.grid(color="0.9")
     axes.legend(fontsize=7)

@@ -6,21 +6,29 @@ Tokens = Sequence[int]
 
 
 def token_columns(
-    student: Tokens, reference: Tokens, *, identifier: Tokens, class_word: Tokens, length: int
+    student: Tokens,
+    reference: Tokens,
+    *,
+    identifier: Tokens,
+    class_word: Tokens,
+    others: Sequence[tuple[Tokens, Tokens]],
+    length: int,
 ) -> tuple[list[int], list[int]]:
     """Group number of each column for the student's prompt `c*` and the frozen model's `c`.
 
-    {identifier + class words} is one group on each side (a learned token may stand in for the class word); other
-    words are one group each; the end of the text and all padding are one. Comparing by position would be wrong for
-    everything behind the identifier. Not stated in the sources.
+    {identifier + class words} is one group on each side (a learned token may stand in for the class word), and so is
+    each other learned token with what stands for it; other words are one group each; the end of the text and all
+    padding are one. Comparing by position would be wrong for everything behind the identifier. Not stated in the
+    sources.
 
     Args:
         student, reference: token ids between the start and the end token.
         identifier, class_word: their ids; the class word may be several.
+        others: ids of each other learned token, and of the words in its place in `reference`.
         length: number of columns, `model_max_length` of the tokenizer.
 
     Raises:
-        ValueError: the prompts do not differ by the identifier alone, or do not fit into `length`.
+        ValueError: the prompts do not differ by the identifier and `others` alone, or do not fit into `length`.
     """
     if max(len(student), len(reference)) + 2 > length:
         raise ValueError(f"a prompt of {max(len(student), len(reference))} tokens does not fit into {length} columns")
@@ -33,13 +41,16 @@ def token_columns(
         (0, list(identifier)),
     ):
         begin = start - before
-        end = begin + len(span)
-        same_words = [*student[: max(begin, 0)], *class_word, *student[end:]] == list(reference)
-        if begin >= 0 and list(student[begin:end]) == span and same_words:
-            return (
-                _groups(begin, len(span), len(student), length),
-                _groups(begin, len(class_word), len(reference), length),
-            )
+        if begin < 0 or list(student[begin : begin + len(span)]) != span:
+            continue
+        words = [
+            *_words(student[:begin], others),
+            (span, list(class_word)),
+            *_words(student[begin + len(span) :], others),
+        ]
+        if [token for _, theirs in words for token in theirs] == list(reference):
+            ours, theirs = zip(*words, strict=True)
+            return _groups(ours, length), _groups(theirs, length)
     raise ValueError("the prompts must be the same but for the identifier beside, or in place of, the class word")
 
 
@@ -48,8 +59,17 @@ def _find(tokens: Tokens, part: Tokens) -> int | None:
     return next((i for i in places if list(tokens[i : i + len(part)]) == list(part)), None)
 
 
-def _groups(begin: int, span: int, tokens: int, length: int) -> list[int]:
-    """0 for the start token, then a number a word, the span sharing one, and one more for the end and the padding."""
-    words = tokens - span + 1
-    groups = [0, *range(1, begin + 1), *[begin + 1] * span, *range(begin + 2, words + 1)]
-    return groups + [words + 1] * (length - len(groups))
+def _words(tokens: Tokens, others: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[Tokens, Tokens]]:
+    """`tokens` in groups, each beside the tokens that stand for it in the reference: `others`', else itself."""
+    words: list[tuple[Tokens, Tokens]] = []
+    while tokens:
+        found = next((each for each in others if list(tokens[: len(each[0])]) == list(each[0])), None)
+        words.append(found or (tokens[:1], tokens[:1]))
+        tokens = tokens[len(words[-1][0]) :]
+    return words
+
+
+def _groups(words: Sequence[Tokens], length: int) -> list[int]:
+    """0 for the start token, then a number a word for each of its tokens, and one more for the end and the padding."""
+    groups = [0, *(number for number, word in enumerate(words, start=1) for _ in word)]
+    return groups + [len(words) + 1] * (length - len(groups))

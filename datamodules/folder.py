@@ -61,7 +61,6 @@ def folder(
         class_prompt=instance.prior,
         train=train,
         heldout=heldout,
-        distractors=(),
         evaluation_prompts=evaluation,
         judge=None,
         identity=None,

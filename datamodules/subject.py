@@ -4,7 +4,8 @@ Imports neither torch nor Lightning, so that bad data is refused before anything
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,12 @@ class PromptPair:
     Args:
         instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
-        repaints: whether it asks for a colour or a texture that is not the subject's, which identity then cannot judge.
+        keeps_paint: whether the subject keeps its colours and its pattern; identity leaves the other prompts out.
     """
 
     instance: str
     prior: str
-    repaints: bool = False
+    keeps_paint: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +55,11 @@ class Subject:
         class_prompt: the bare class prompt, for prior preservation ("a photo of dog").
         train: the pictures to learn from.
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
-        distractors: objects of the subject's noun that are not the subject, in the scenes of the held-out pictures;
-            empty where there are none. Identity is validated by them.
         evaluation_prompts: what the tuned model is asked to draw.
         judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
-        identity: folder of the `Identity` that compares what is drawn with the training pictures, or None.
+        identity: folder of the `Identity` that compares what is drawn with the held-out pictures, or None.
+        distractors: objects of the subject's noun that are not the subject, in the scenes of the held-out pictures;
+            empty where there are none. Identity is validated by them.
     """
 
     name: str
@@ -67,10 +68,10 @@ class Subject:
     class_prompt: str
     train: tuple[Picture, ...]
     heldout: tuple[Picture, ...]
-    distractors: tuple[Picture, ...]
     evaluation_prompts: tuple[PromptPair, ...]
     judge: str | None
     identity: str | None
+    distractors: tuple[Picture, ...] = ()
 
 
 def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_class_word: bool) -> PromptPair:
@@ -117,6 +118,29 @@ def without_identifier(prompt: str, identifier: str, *, replacement: str) -> str
     """The frozen model's form of `prompt`: the identifier is dropped, or gives way to a non-empty `replacement`."""
     found = _as_words(identifier) + ("" if replacement else r"\s*")
     return re.sub(found, lambda _: replacement, prompt, flags=re.IGNORECASE).strip()
+
+
+def with_class_words(subject: Subject, words: Mapping[str, str]) -> Subject:
+    """`subject` with every key of `words` replaced by its class word in all of the frozen model's prompts.
+
+    The keys are what else is learned beside the identifier: `{"<style>": "flat"}`.
+    """
+
+    def prior(prompt: str) -> str:
+        for placeholder, word in words.items():
+            prompt = without_identifier(prompt, placeholder, replacement=word)
+        return prompt
+
+    def pair(prompts: PromptPair) -> PromptPair:
+        return replace(prompts, prior=prior(prompts.prior))
+
+    return replace(
+        subject,
+        class_prompt=prior(subject.class_prompt),
+        train=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.train),
+        heldout=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.heldout),
+        evaluation_prompts=tuple(pair(prompts) for prompts in subject.evaluation_prompts),
+    )
 
 
 def _as_words(text: str) -> str:

@@ -50,8 +50,8 @@ class ClassificationEvaluation:
                 raise FileNotFoundError(f"evaluation.compare: {run} has no vit/, so it is no finished, fully tuned run")
         self.site, self.mass, self.num_pictures, self.compare = site, mass, num_pictures, list(compare)
 
-    def check(self, model: Any) -> None:
-        """Whether this evaluation can judge `model`, asked before training.
+    def check(self, model: Any, data: Any) -> None:
+        """Whether this evaluation can judge `model`, asked before training; it takes any data.
 
         Raises:
             ValueError: it is no ViT, or `site` is not exactly one of its attention modules.

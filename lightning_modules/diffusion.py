@@ -37,7 +37,7 @@ class DiffusionModule(RegularizedModule):
     Args:
         model: the pretrained pipeline.
         adapter: what of the UNet trains.
-        token: a token that trains beside it, or None.
+        token: what of the text encoder trains beside it, or None.
         class_image_dir: cache of the class images that prior preservation asks for.
         seed: of every draw of the run.
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
@@ -129,7 +129,9 @@ class DiffusionModule(RegularizedModule):
         if not self.token:
             self._student_states = self.model.encode_prompts(instance_prompts)
         self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
-        self._columns = subject_columns(self.model, subject, self.device) if self.needs.token_columns else None
+        self._columns = (
+            subject_columns(self.model, subject, self.token, self.device) if self.needs.token_columns else None
+        )
         if self.needs.class_images:
             if not self.trainer.is_global_zero:
                 self.trainer.strategy.barrier()  # until process 0 has filled the cache

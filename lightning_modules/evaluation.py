@@ -15,6 +15,7 @@ from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, sq
 from lightning_modules.adapter import Adapter
 from lightning_modules.attribute_figures import attribute_figures
 from lightning_modules.guidance import Guidance
+from lightning_modules.guidance_grid import GuidanceGrid
 from lightning_modules.identity_figure import identity_figure
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
@@ -38,9 +39,18 @@ class Evaluation:
         max_prompts: the first so many of the subject's prompts.
         seed: of the first picture.
         guidance: of the tuned model's pictures; the base model's have classifier-free guidance.
+        guidance_grid: draws a prompt over the scales of a consistency guidance; None draws none.
     """
 
-    def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int, guidance: Guidance) -> None:
+    def __init__(
+        self,
+        *,
+        images_per_prompt: int,
+        max_prompts: int,
+        seed: int,
+        guidance: Guidance,
+        guidance_grid: GuidanceGrid | None,
+    ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
             if value < 1:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
@@ -50,15 +60,18 @@ class Evaluation:
                 "evaluation=default judges what is drawn, and guidance is null: guidance=cfg is classifier-free"
             )
         self.guidance = guidance
+        self.guidance_grid = guidance_grid if guidance_grid and guidance_grid.draws(guidance) else None
 
-    def check(self, model: Any) -> None:
-        """Whether this evaluation can judge `model`, asked before training.
+    def check(self, model: Any, subject: Any) -> None:
+        """Whether this evaluation can judge `model` on `subject`, asked before training.
 
         Raises:
-            ValueError: it draws no pictures.
+            ValueError: the model draws no pictures; or see `GuidanceGrid.check`.
         """
         if not isinstance(model, StableDiffusion):
             raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
+        if self.guidance_grid:
+            self.guidance_grid.check(len(subject.evaluation_prompts))
 
     def __call__(
         self,
@@ -80,6 +93,7 @@ class Evaluation:
             The report's path.
         """
         subject = datamodule.subject
+        self.check(model, subject)
         save_references(subject, out_dir / "references", model.resolution)
         pairs = subject.evaluation_prompts[: self.max_prompts]
         base = self._draw(model, [pair.prior for pair in pairs], "the base model draws")
@@ -91,7 +105,8 @@ class Evaluation:
         figures["tuned"] = similarity(tuned)
         figures["reference"] = similarity.of_training_pictures
 
-        prompts = [pair.prior for pair in pairs for _ in range(self.images_per_prompt)]
+        repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
+        prompts = [pair.prior for pair in repeated]
         relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv")
         metrics = {
             "background_adherence": {
@@ -102,7 +117,7 @@ class Evaluation:
                 ),
                 "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
             },
-            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base)),
+            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=repeated),
             **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             "similarity/diffusion_features": {
                 **figures,
@@ -119,11 +134,16 @@ class Evaluation:
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
+        if self.guidance_grid:
+            self.guidance_grid(model, subject.evaluation_prompts, self.guidance, out_dir / "samples", seed=self.seed)
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
         grid.save(out_dir / "samples" / "grid.png")
-        settings = vars(self) | {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
+        settings = vars(self) | {
+            "guidance": {"name": type(self.guidance).__name__, **self.guidance.settings},
+            "guidance_grid": self.guidance_grid and vars(self.guidance_grid),
+        }
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.node_arguments import check_nodes
 
 if TYPE_CHECKING:
     from datamodules.subject import PromptPair
@@ -33,6 +35,7 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     if not tuned and not trains_nothing(run_cfg.get("adapter")):
         raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
     if run_cfg.get("token"):
+        run_cfg.token.setdefault("others", {})  # runs of before there could be several
         instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
 
@@ -57,6 +60,14 @@ def runs_to_draw_with(cfg: DictConfig) -> list[tuple[Path, DictConfig]]:
     return runs
 
 
+def record_of_runs(runs: Sequence[tuple[Path, DictConfig]], weights: Sequence[float]) -> list[dict[str, Any]]:
+    """Folder, experiment and weight of each run that is drawn with; one run alone has the weight 1."""
+    return [
+        {"run": str(folder), "experiment": each.name, "weight": weight}
+        for (folder, each), weight in zip(runs, weights or [1.0], strict=True)
+    ]
+
+
 def is_classifier(model: DictConfig) -> bool:
     return str(model._target_).endswith(".VisionTransformer")
 
@@ -78,25 +89,33 @@ def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
 def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
 
-    The guidance is taken as a whole, with the settings that the command line does not give at their defaults.
+    `guidance=<group>` replaces the run's guidance as a whole; `guidance.key=value` changes one key of it, or of the new
+    one where both are given.
 
     Raises:
-        ValueError: another override, which would have no effect on a finished run.
+        ValueError: another override, which would have no effect on a finished run; or a key that the guidance lacks.
     """
     if not is_classifier(run_cfg.model):
         run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
-    for override in HydraConfig.get().overrides.task:
+    overrides = [override.removeprefix("+").removeprefix("+") for override in HydraConfig.get().overrides.task]
+    is_replaced = any(override.startswith("guidance=") for override in overrides)
+    for override in overrides:
+        key = override.partition("=")[0]
         if override.startswith(("model.", "trainer.accelerator=")):
-            key = override.partition("=")[0]
             OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
         elif override.startswith(("guidance=", "guidance.")):
             if is_classifier(run_cfg.model):
                 raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
-            run_cfg.guidance = cfg.guidance
+            if is_replaced:
+                run_cfg.guidance = cfg.guidance
+            else:
+                OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
         elif not override.startswith(_TAKEN):
             raise ValueError(
                 f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
             )
+    nodes = {name: run_cfg.get(name) for name in ("model", "guidance")}
+    check_nodes({name: OmegaConf.to_container(node) for name, node in nodes.items() if node})
 
 
 def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":
@@ -111,6 +130,8 @@ def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[Pr
         cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
         for cfg in runs
     }
+    for token in (instantiate(cfg.token) for cfg in runs if cfg.get("token")):
+        words |= token.class_words
     pairs = []
     for prompt in prompts:
         prior = prompt
@@ -140,9 +161,12 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
         raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
     if not all(math.isfinite(weight) for weight in weights):
         raise ValueError(f"weights={list(weights)}: numbers are needed")
-    tokens = [cfg.token.placeholder for cfg in runs.values() if cfg.get("token")]
+    tokens = [name for cfg in runs.values() if cfg.get("token") for name in instantiate(cfg.token).files]
     if twice := [name for name in tokens if tokens.count(name) > 1]:
-        raise ValueError(f"adapters: two runs learned the token {twice[0]!r}; train one with another token.placeholder")
+        raise ValueError(
+            f"adapters: two runs learned the token {twice[0]!r}; train one with another token.placeholder, or another "
+            "name in token.others"
+        )
     pretrained = {folder: _resolved(cfg.model.pretrained) for folder, cfg in runs.items()}
     for folder, name in pretrained.items():
         if not (Path(folder) / "adapter").is_dir():

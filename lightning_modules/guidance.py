@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
@@ -98,7 +98,7 @@ class Guided:
 class Guidance(ABC):
     """One way to guide a tuned model."""
 
-    rows: ClassVar[tuple[str, ...]]
+    rows: tuple[str, ...]
     """The predictions that it takes, by their names at the top of this file."""
 
     @property

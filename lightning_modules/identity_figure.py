@@ -7,24 +7,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.subject import Subject
+from datamodules.subject import PromptPair, Subject
 from metrics.identity import Identity
 
 Arrays = Sequence[NDArray[np.uint8]]
 
 
-def identity_figure(subject: Subject, *, tuned: Arrays, base: Arrays) -> dict[str, dict[str, Any]]:
-    """`identity` of the pictures `[H, W, 3]`; nothing where the subject has none."""
-    if subject.identity is None:
+def identity_figure(
+    subject: Subject, *, tuned: Arrays, base: Arrays, prompts: Sequence[PromptPair]
+) -> dict[str, dict[str, Any]]:
+    """`identity` to the held-out pictures; nothing where the subject has none, or no held-out pictures.
+
+    Args:
+        tuned, base: pictures `[H, W, 3]`, one for each prompt.
+        prompts: those that give the subject another paint are left out.
+    """
+    kept = [number for number, pair in enumerate(prompts) if pair.keeps_paint]
+    if subject.identity is None or not subject.heldout or not kept:
         return {}
     identity = Identity.from_pretrained(Path(subject.identity).expanduser())
-    train, heldout = ([np.asarray(each.image) for each in group] for group in (subject.train, subject.heldout))
+    heldout, masks = [np.asarray(each.image) for each in subject.heldout], [each.mask for each in subject.heldout]
+
+    def figure(pictures: Arrays) -> float:
+        return float(identity(pictures, heldout, masks).mean())
+
     return {
         "identity": {
-            "tuned": float(identity(tuned, train).mean()),
-            "base": float(identity(base, train).mean()),
-            "reference": float(identity(heldout, train).mean()) if heldout else None,
-            "description": f"mean cosine to the training pictures, in the features of {subject.identity}; real: "
-            "held-out pictures",
+            "tuned": figure([tuned[number] for number in kept]),
+            "base": figure([base[number] for number in kept]),
+            "reference": figure([np.asarray(each.image) for each in subject.train]),
+            "description": f"mean cosine of the object to that of the held-out pictures, in the features of "
+            f"{subject.identity}; of the {len(kept)} pictures whose prompts keep the subject's paint; "
+            "real: training pictures",
         }
     }

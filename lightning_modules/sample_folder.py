@@ -1,7 +1,9 @@
 """`task=sample`: pictures of any prompts by a finished run, into a folder."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.subject import PromptPair
 from lightning_modules.guidance import Guidance
@@ -18,15 +20,36 @@ def sample_to_folder(
     *,
     images_per_prompt: int,
     seed: int,
+    info: dict[str, Any],
 ) -> None:
-    """Draws each prompt from the seeds `seed`, `seed + 1`, … into `folder/<prompt number>-<copy>.png`."""
+    """Draws each prompt from the seeds `seed`, `seed + 1`, … into `folder/<prompt number>-<copy>.png`.
+
+    `samples.json` beside them says what they were drawn with.
+
+    Args:
+        info: goes into `samples.json` as it is (runs, weights).
+    """
+    seeds = [seed + copy for copy in range(images_per_prompt)]
     pictures, diagnostics = sample_guided(
         model,
         [pair for pair in prompts for _ in range(images_per_prompt)],
         guidance,
-        seeds=[seed + copy for _ in prompts for copy in range(images_per_prompt)],
+        seeds=seeds * len(prompts),
         description="drawing",
     )
-    for number, picture in enumerate(pictures):
-        picture.save(folder / "{:02d}-{}.png".format(*divmod(number, images_per_prompt)))
+    samples: list[dict[str, Any]] = []
+    for number, pair in enumerate(prompts):
+        names = [f"{number:02d}-{copy}.png" for copy in range(images_per_prompt)]
+        for name, picture in zip(names, pictures[number * images_per_prompt :], strict=False):
+            picture.save(folder / name)
+        samples.append({"prompt": pair.instance, "prior_prompt": pair.prior, "pictures": names, "seeds": seeds})
+    record = info | {
+        "model": model.pretrained,
+        "resolution": model.resolution,
+        "guidance": {"name": type(guidance).__name__, **guidance.settings},
+        "guidance_scale": model.guidance_scale,
+        "num_inference_steps": model.num_inference_steps,
+        "samples": samples,
+    }
+    (folder / "samples.json").write_text(json.dumps(record, indent=2))
     save_diagnostics(diagnostics, [pair.instance for pair in prompts], folder)

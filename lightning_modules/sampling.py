@@ -19,6 +19,7 @@ from lightning_modules.guidance import (
     Guidance,
 )
 from lightning_modules.guided_unet import GuidedUNet
+from lightning_modules.per_picture_guidance import PerPictureGuidance
 from lightning_modules.stable_diffusion import StableDiffusion
 
 
@@ -55,7 +56,7 @@ def sample(
 def sample_guided(
     model: StableDiffusion,
     prompts: Sequence[PromptPair],
-    guidance: Guidance,
+    guidance: Guidance | Sequence[Guidance],
     *,
     seeds: Sequence[int],
     description: str,
@@ -67,12 +68,13 @@ def sample_guided(
     Args:
         model: with a run's adapter loaded into its pipeline.
         prompts: one at least.
+        guidance: one for all, or one for each prompt.
 
     Returns:
         The pictures, and the guidance's diagnostics `[steps, pictures]` in float32 on the CPU, by name.
 
     Raises:
-        ValueError: see `GuidedUNet`.
+        ValueError: see `GuidedUNet`, `PerPictureGuidance`.
     """
     pictures: list[Image.Image] = []
     diagnostics: list[dict[str, Tensor]] = []
@@ -80,7 +82,8 @@ def sample_guided(
     with _eval_mode(pipeline):
         for start in track(range(0, len(prompts), size), description):
             chunk = slice(start, start + size)
-            drawn, told = _guided(model, prompts[chunk], guidance, seeds[chunk])
+            own = guidance if isinstance(guidance, Guidance) else PerPictureGuidance(guidance[chunk])
+            drawn, told = _guided(model, prompts[chunk], own, seeds[chunk])
             pictures += drawn
             diagnostics.append(told)
     return pictures, {name: torch.cat([each[name] for each in diagnostics], 1) for name in diagnostics[0]}

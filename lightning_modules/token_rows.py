@@ -1,4 +1,4 @@
-"""What of a text encoder a learned token trains: its own rows of the embedding, through PEFT's trainable tokens."""
+"""What of a text encoder learned tokens train: their own rows of the embedding, through PEFT's trainable tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,45 +12,50 @@ from torch import Tensor, nn
 
 from lightning_modules import draws
 from lightning_modules.draws import DrawStream
-from lightning_modules.learned_token import TOKEN_FILE, LearnedToken
+from lightning_modules.learned_token import LearnedToken
 from lightning_modules.stable_diffusion import StableDiffusion
 
 
 class TokenRows(nn.Module):
     """The rows of `token` in one text encoder: all of it that trains, in float32 whatever the encoder's dtype.
 
-    The token is added to `tokenizer` and `text_encoder`, which read it from then on; every other row stays as it is.
+    Its placeholders are added to `tokenizer` and `text_encoder`, which read them from then on; every other row stays as
+    it is. `rows` `[vectors of all placeholders, D]` are in the order of `tokens`.
 
     Args:
         token: what to add.
         tokenizer, text_encoder: of a pipeline, both of CLIP's kind.
-        class_word: of the subject, for the token's initializer.
+        class_word: of the subject, for the first token's initializer.
         seed: of a random start, which has the mean and the deviation of the embedding's entries; not stated in the
             sources.
 
     Raises:
-        ValueError: see `LearnedToken.check_tokenizer`.
+        ValueError: see `PlaceholderToken.initial_ids`.
     """
 
     def __init__(self, token: LearnedToken, tokenizer: Any, text_encoder: Any, *, class_word: str, seed: int) -> None:
         super().__init__()
-        token.check_tokenizer(tokenizer, class_word)
-        word = token.initial_word(class_word)
-        tokenizer.add_tokens(token.names)
-        ids = tokenizer.convert_tokens_to_ids(token.names)
+        self.tokens = token.tokens(class_word)
+        starts = [each.initial_ids(tokenizer) for each in self.tokens]
+        names = [name for each in self.tokens for name in each.names]
+        tokenizer.add_tokens(names)
+        ids = tokenizer.convert_tokens_to_ids(names)
         # Some models have spare rows behind their vocabulary; they are used, and never cut off.
         size = max(len(tokenizer), text_encoder.get_input_embeddings().num_embeddings)
         text_encoder.resize_token_embeddings(size, mean_resizing=False).requires_grad_(False)
         pool_at_eos(tokenizer, text_encoder)
 
         embedding = text_encoder.get_input_embeddings()
+        known = embedding.weight[: min(ids)].float()
+        noise = draws.normal(seed, DrawStream.TOKEN, torch.arange(len(ids)), (known.shape[1],))
+        drawn = known.mean() + known.std() * noise
+        first = 0
         with torch.no_grad():
-            if word is None:
-                known = embedding.weight[: min(ids)].float()
-                noise = draws.normal(seed, DrawStream.TOKEN, torch.arange(len(ids)), (known.shape[1],))
-                embedding.weight[ids] = (known.mean() + known.std() * noise).to(embedding.weight)
-            else:
-                embedding.weight[ids] = embedding.weight[tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))]
+            for each, start in zip(self.tokens, starts, strict=True):
+                own = slice(first, first := first + each.num_vectors)
+                embedding.weight[ids[own]] = (
+                    drawn[own].to(embedding.weight) if start is None else embedding.weight[start]
+                )
         name = next(name for name, module in text_encoder.named_modules() if module is embedding)
         inject_adapter_in_model(TrainableTokensConfig(token_indices=ids, target_modules=[name]), text_encoder)
         cast_training_params(text_encoder)
@@ -75,15 +80,18 @@ def pool_at_eos(tokenizer: Any, text_encoder: Any) -> None:
     text_encoder.config.eos_token_id = tokenizer.eos_token_id
 
 
-def save_rows(token: LearnedToken, rows: Mapping[str, TokenRows], run_dir: Path) -> Path:
-    """Writes `[num_vectors, D]` in float32 under the token's name, as diffusers' `load_textual_inversion` reads it.
+def save_rows(token: LearnedToken, rows: Mapping[str, TokenRows], run_dir: Path) -> None:
+    """Writes `[num_vectors, D]` in float32 under each placeholder, as diffusers' `load_textual_inversion` reads it.
+
+    Each has a file of its own, for diffusers takes one key a file.
 
     Args:
         rows: of a pipeline's text encoders, by their names in it; only one can be told to diffusers in this form.
     """
     (only,) = rows.values()
-    save_file({token.placeholder: only.rows.detach().cpu().contiguous()}, run_dir / TOKEN_FILE, {"format": "pt"})
-    return run_dir / TOKEN_FILE
+    parts = only.rows.detach().cpu().split([each.num_vectors for each in only.tokens])
+    for (placeholder, name), part in zip(token.files.items(), parts, strict=True):
+        save_file({placeholder: part.contiguous()}, run_dir / name, {"format": "pt"})
 
 
 class LivePrompts:

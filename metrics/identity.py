@@ -1,4 +1,4 @@
-"""Identity: whether pictures show the subject, by the features of a ViT in which one object's scenes lie together."""
+"""Identity: whether pictures show the subject, by features in which one object's scenes lie together."""
 
 import json
 import os
@@ -15,7 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from metrics.object_crop import object_crop, object_masks
+
+SIDE = 64  # pixels of a crop
+CELLS = 8
 Pictures = Sequence[NDArray[np.uint8]]
+Masks = Sequence[NDArray[np.bool_] | None]
 
 
 def within_class_whitening(features: Tensor, *, shrinkage: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +39,10 @@ def within_class_whitening(features: Tensor, *, shrinkage: float) -> tuple[Tenso
 
 
 class Identity:
-    """Mean cosine in [-1, 1] of pictures to reference pictures, in whitened [CLS] features.
+    """Cosine in [-1, 1] of the object in pictures to that in reference pictures, in whitened features of its crop.
+
+    The features are the [CLS] tokens of a ViT and the mean colours of a grid over the crop, which tell one pattern from
+    another where the ViT does not. Crops and not pictures are compared so that a copied background earns nothing.
 
     Args:
         vit: folder of a timm ViT.
@@ -46,15 +54,34 @@ class Identity:
         self.vit, self.layers, self.mean, self.whitening = vit, list(layers), mean, whitening
         self._model: Any = timm.create_model(f"local-dir:{vit}", pretrained=True, num_classes=0).eval()
 
-    def __call__(self, pictures: Pictures, references: Pictures) -> Tensor:
-        """`[N]`, of `pictures` to all `references`; uint8 `[H, W, 3]` each, resized to the ViT's pictures."""
-        return (self.embed(pictures) @ self.embed(references).T).mean(1)
+    def __call__(self, pictures: Pictures, references: Pictures, masks: Masks | None = None) -> Tensor:
+        """`[N]`: the mean of `pairwise` over the references."""
+        return self.pairwise(pictures, references, masks).mean(1)
 
-    def embed(self, pictures: Pictures) -> Tensor:
-        """Whitened features of length 1, `[N, D]` in float64."""
-        side = self._model.patch_embed.img_size[0]
-        sized = [np.asarray(Image.fromarray(each).resize((side, side))) for each in pictures]
-        features = cls_features(self._model, sized, layers=self.layers)
+    def pairwise(self, pictures: Pictures, references: Pictures, masks: Masks | None = None) -> Tensor:
+        """`[N, M]`: each of `pictures` with each of `references`, uint8 `[H, W, 3]`, in float64.
+
+        Where a picture shows several objects, the one whose mean cosine is highest is taken.
+
+        Args:
+            masks: the exact masks of `references`, as `embed` takes them.
+        """
+        found = [(number, mask) for number, picture in enumerate(pictures) for mask in object_masks(picture)]
+        objects = self.embed([pictures[number] for number, _ in found], [mask for _, mask in found])
+        cosines = objects @ self.embed(references, masks).T
+        rows = [[row for row, (owner, _) in enumerate(found) if owner == number] for number in range(len(pictures))]
+        return torch.stack([cosines[max(own, key=lambda row: float(cosines[row].mean()))] for own in rows])
+
+    def embed(self, pictures: Pictures, masks: Masks | None = None) -> Tensor:
+        """Whitened features of length 1 of the object in each picture, `[N, D]` in float64.
+
+        Args:
+            masks: bool `[H, W]` each; None, as a whole or for one picture, takes the largest object found.
+        """
+        crops = []
+        for picture, mask in zip(pictures, masks or [None] * len(pictures), strict=True):
+            crops.append(object_crop(picture, object_masks(picture)[0] if mask is None else mask, side=SIDE))
+        features = crop_features(self._model, crops, layers=self.layers)
         return F.normalize((features.double() - self.mean) @ self.whitening, dim=1)
 
     def save_pretrained(self, folder: Path) -> None:
@@ -76,6 +103,14 @@ class Identity:
             tensors["mean"].double(),
             tensors["whitening"].double(),
         )
+
+
+def crop_features(vit: Any, crops: Pictures, *, layers: Sequence[int]) -> Tensor:
+    """`cls_features` of crops `[S, S, 3]` and, behind them, their mean colours on `CELLS` × `CELLS` cells in [0, 1]."""
+    colors = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+    side = vit.patch_embed.img_size[0]
+    sized = [np.asarray(Image.fromarray(crop).resize((side, side))) for crop in crops]
+    return torch.cat([cls_features(vit, sized, layers=layers), F.adaptive_avg_pool2d(colors, CELLS).flatten(1)], 1)
 
 
 @torch.no_grad()

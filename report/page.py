@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 
 from report.guidance import FILE as GUIDANCE
 from report.guidance import guidance_plots
+from report.guidance_grid import PICTURE as GUIDANCE_GRID
+from report.guidance_grid import RECORD as GUIDANCE_GRID_RECORD
+from report.guidance_grid import guidance_grid_texts
 from report.metrics_csv import read_metrics
 from report.plots import Plot, Points, bin_curves, curve
 
@@ -51,7 +54,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
-    ``samples/guidance.json``.
+    ``samples/guidance.json``, ``samples/guidance_grid.json`` and its picture.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -91,6 +94,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
+        guidance_grid=_guidance_grid(run_dir / "samples"),
         curves=_curves(points),
         families=_families(points),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
@@ -165,6 +169,11 @@ def _samples(path: Path) -> list[dict[str, Any]]:
 def _attention(path: Path) -> Picture | None:
     alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
     return _picture(path, alt, "", whole=True) if path.is_file() else None
+
+
+def _guidance_grid(folder: Path) -> Picture | None:
+    texts = guidance_grid_texts(folder / GUIDANCE_GRID_RECORD)
+    return _picture(folder / GUIDANCE_GRID, *texts, whole=True) if texts else None
 
 
 def _inside(index: Path, name: Any) -> Path:

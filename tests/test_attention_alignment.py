@@ -21,7 +21,7 @@ def random_maps(*shape, seed=0):
 
 def sks_dog_columns(length):
     student, reference = token_columns(
-        [A, PHOTO, OF, SKS, DOG], [A, PHOTO, OF, DOG], identifier=[SKS], class_word=[DOG], length=length
+        [A, PHOTO, OF, SKS, DOG], [A, PHOTO, OF, DOG], identifier=[SKS], class_word=[DOG], others=[], length=length
     )
     return torch.tensor([student]), torch.tensor([reference])
 

@@ -80,6 +80,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
         ("token=learned token.num_vectors=0", ["token.num_vectors=0"]),
         ("token=learned token.placeholder=sks", ["token.placeholder", "already"]),
         ("token=learned token.initializer=elephant", ["token.initializer", "tokens"]),
+        ("token=learned +token.others.style.class_word=flat", ["token.others.style", "in no training prompt"]),
         ("adapter=none", ["adapter=none trains nothing"]),
         ("ckpt_path=/no/such.ckpt", ["/no/such.ckpt"]),
         ("run=/no/such/run task=sample", ["/no/such/run", "config.yaml"]),

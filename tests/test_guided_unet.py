@@ -255,7 +255,7 @@ def test_a_run_is_judged_and_sampled_with_any_guidance(monkeypatch, tiny_sd, tmp
     assert (out_dir / "00-0.png").read_bytes() == pictures["parallel_rescaled"]
     again = tmp_path / "again"
     run.evaluate(compose(again, "task=evaluate", f"run='{run_dir}'", "evaluation.max_prompts=1", "guidance=cfg"), again)
-    assert not (again / "samples/guidance.json").exists()
+    assert not list(again.glob("samples/guidance*"))
 
 
 def test_adapters_of_several_runs_are_merged(monkeypatch, tiny_sd, tmp_path):
@@ -272,6 +272,8 @@ def test_adapters_of_several_runs_are_merged(monkeypatch, tiny_sd, tmp_path):
     alone, merged = drawn("alone", f"run='{one}'"), drawn("merged", both, "weights=[1,1]")
     assert alone != merged
     assert drawn("first", both, "weights=[1,0]") == alone
+    told = json.loads((tmp_path / "merged/samples.json").read_text())["runs"]
+    assert [(each["run"], each["weight"]) for each in told] == [(str(one), 1), (str(two), 1)]
     assert drawn("guided", both, "weights=[1,1]", "guidance=consistency") not in (alone, merged)
     with pytest.raises(ValueError, match=r"weights=\[1\] for 2 different adapters"):
         drawn("few", both, "weights=[1]")

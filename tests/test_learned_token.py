@@ -28,7 +28,7 @@ BESIDE_LORA = ["experiment=dreambooth", "token=learned", "token.lr=1e-2", "data.
 
 
 def token(**changes):
-    defaults = {"placeholder": "<subject>", "initializer": "{class_word}", "num_vectors": 1, "lr": 1e-2}
+    defaults = {"placeholder": "<subject>", "initializer": "{class_word}", "num_vectors": 1, "lr": 1e-2, "others": {}}
     return LearnedToken(**defaults | changes)
 
 

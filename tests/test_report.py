@@ -77,6 +77,9 @@ def full(tmp_path: Path) -> Path:
             _picture(folder / "samples" / model / f"00-{i}.png")
             entry[model].append(f"{model}/00-{i}.png")
     _samples(folder, [entry])
+    _picture(folder / "samples" / "guidance_grid.png", size=(476, 600))
+    grid = {"prompt": _EVIL, "seed": 0, "rows": ["w_con=1"], "columns": ["s=1"], "own": [0, 0]}
+    (folder / "samples" / "guidance_grid.json").write_text(json.dumps(grid))
     metric = {"tuned": 0.12345, "base": None, "reference": -1.0, "description": _EVIL, "unknown": []}
     summary = {
         "experiment": _EVIL,
@@ -108,8 +111,8 @@ def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    # Title 2, heading 2, commit, metric 2, prompts 2, curve, config, package 2.
-    assert page.text.count(_EVIL) == 13
+    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, curve, config, package 2.
+    assert page.text.count(_EVIL) == 14
 
 
 def test_nothing_is_fetched(full: Path) -> None:
@@ -127,8 +130,8 @@ def test_nothing_is_fetched(full: Path) -> None:
 def test_every_picture_is_embedded_whole_with_alt_and_caption(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     pictures = page.pictures()
-    # 1 reference, 1 held out, 2 base, 2 tuned; 3 curves, 2 families of bins.
-    assert len(pictures) == 11
+    # 1 reference, 1 held out, 2 base, 2 tuned, guidance grid; 3 curves, 2 families of bins.
+    assert len(pictures) == 12
     assert all(picture["alt"] for picture in pictures)
     assert sum(tag == "figcaption" for tag, _ in page.tags) == len(pictures)
     sprite = next(picture for picture in pictures if picture["alt"].startswith("Held-out picture 1 of 1"))
@@ -222,6 +225,7 @@ def test_a_picture_missing_or_outside_is_refused_by_name(full: Path, picture: st
         ("metrics.json", '{"classes": ["cat", 1]}', "'classes' is no list of names"),
         ("provenance.json", '{"packages": []}', "packages"),
         ("samples/samples.json", '[{"prompt": "a"}]', "entry 0 .*prior_prompt"),
+        ("samples/guidance_grid.json", "{}", "not the record of a guidance grid"),
         ("references/00.png", "no picture", r"00\.png"),
         ("attention/grid.png", "no picture", r"grid\.png"),
     ],

@@ -262,8 +262,8 @@ def test_evaluation_prompts_ask_for_what_they_should():
             assert question.objects[0].noun == spec.noun and set(filled) & known <= words
             assert question.background != spec.background
         firsts = [question.objects[0] for question in questions]
-        repaints = [bool(first.color or first.texture) for first in firsts]
-        assert repaints == [pair.repaints for pair in subject.evaluation_prompts]
+        keeps = [not (first.color or first.texture) for first in firsts]
+        assert keeps == [pair.keeps_paint for pair in subject.evaluation_prompts]
         for half, most in ((questions[:10], 2), (questions, 4)):
             assert sum(bool(each.objects[0].color or each.objects[0].texture) for each in half) == most
             assert sum(len(each.objects) == 2 for each in half) == len(half) // 5

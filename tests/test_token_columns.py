@@ -3,7 +3,24 @@ import pytest
 from callbacks.token_columns import token_columns
 
 LENGTH = 10
-WORDS = ("a", "photo", "of", "sks", "dog", "stuffed", "animal", "ohw", "x", "<new>", "on", "beach", "cat")
+WORDS = (
+    "a",
+    "photo",
+    "of",
+    "sks",
+    "dog",
+    "stuffed",
+    "animal",
+    "ohw",
+    "x",
+    "<new>",
+    "on",
+    "beach",
+    "cat",
+    "<st>",
+    "<st>_1",
+    "flat",
+)
 IDS = {word: number for number, word in enumerate(WORDS, 1)}
 
 
@@ -11,9 +28,14 @@ def ids(text):
     return [IDS[word] for word in text.split()]
 
 
-def columns(student, reference, *, identifier="sks", class_word="dog", length=LENGTH):
+def columns(student, reference, *, identifier="sks", class_word="dog", others=(), length=LENGTH):
     return token_columns(
-        ids(student), ids(reference), identifier=ids(identifier), class_word=ids(class_word), length=length
+        ids(student),
+        ids(reference),
+        identifier=ids(identifier),
+        class_word=ids(class_word),
+        others=[(ids(token), ids(word)) for token, word in others],
+        length=length,
     )
 
 
@@ -55,6 +77,14 @@ def columns(student, reference, *, identifier="sks", class_word="dog", length=LE
             "a dog on sks dog", "a dog on dog", {},
             [0, 1, 2, 3, 4, 4, 5, 5, 5, 5], [0, 1, 2, 3, 4, 5, 5, 5, 5, 5], id="the class word elsewhere too",
         ),
+        pytest.param(
+            "<st> <st>_1 sks dog on flat <st> <st>_1", "flat dog on flat flat", {"others": [("<st> <st>_1", "flat")]},
+            [0, 1, 1, 2, 2, 3, 4, 5, 5, 6], [0, 1, 2, 3, 4, 5, 6, 6, 6, 6], id="another token of two vectors, twice",
+        ),
+        pytest.param(
+            "<st> <new> on", "stuffed animal dog on", {"identifier": "<new>", "others": [("<st>", "stuffed animal")]},
+            [0, 1, 2, 3, 4, 4, 4, 4, 4, 4], [0, 1, 1, 2, 3, 4, 4, 4, 4, 4], id="another token for two words",
+        ),
     ],
 )  # fmt: skip
 def test_groups_by_hand(student, reference, names, student_groups, reference_groups):
@@ -76,6 +106,7 @@ def test_prompts_that_just_fit():
         ("a photo of sks dog on a", "a photo of dog", {}, "must be the same but for the identifier"),
         ("a sks photo of dog", "a photo of dog", {}, "must be the same but for the identifier"),
         ("a sks dog sks", "a dog", {}, "must be the same but for the identifier"),
+        ("sks dog on <st>", "dog on cat", {"others": [("<st>", "flat")]}, "must be the same but for the identifier"),
         ("a photo of dog", "a photo of dog", {}, "lacks the identifier"),
         ("a ohw dog x", "a dog x", {"identifier": "ohw x"}, "lacks the identifier"),
         ("a photo of sks dog", "a photo of dog", {"length": 6}, "5 tokens does not fit into 6 columns"),

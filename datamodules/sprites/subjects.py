@@ -135,7 +135,7 @@ def sprite_subject(
 
 def _marked(prompts: PromptPair) -> PromptPair:
     wanted = asked(prompts.prior).objects[0]
-    return replace(prompts, repaints=bool(wanted.color or wanted.texture))
+    return replace(prompts, keeps_paint=not (wanted.color or wanted.texture))
 
 
 def _heldout_scene(spec: SpriteSubject, rng: np.random.Generator) -> Scene:
