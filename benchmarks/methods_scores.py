@@ -72,11 +72,7 @@ class Scores:
         names = [f"{prompt:02d}-{copy}.png" for prompt in range(len(pairs)) for copy in range(copies)]
         pictures = [np.asarray(Image.open(folder / f"{step}" / name)) for step in steps for name in names]
         shape = (len(steps), len(pairs), copies)
-        embedded = self.identity.embed(pictures)
-        references, train = (
-            self.identity.embed([np.asarray(picture.image) for picture in group])
-            for group in (data.heldout, data.train)
-        )
+        heldout, train = (self._compare(pictures, group) for group in (data.heldout, data.train))
         wanted = [asked(pair.prior) for pair in pairs for _ in range(copies)] * len(steps)
         right = [
             answers(question, seen, read_background(picture))["all"]
@@ -84,20 +80,18 @@ class Scores:
         ]
         keeps = np.array([pair.keeps_paint for pair in pairs])[None, :, None]
         return RunScores(
-            identity=np.where(keeps, (embedded @ references.T).mean(1).numpy().reshape(shape), np.nan),
+            identity=np.where(keeps, heldout.mean(1).reshape(shape), np.nan),
             adherence=np.array(right, float).reshape(shape),
-            nearest=np.where(keeps, (embedded @ train.T).amax(1).numpy().reshape(shape), np.nan),
+            nearest=np.where(keeps, train.max(1).reshape(shape), np.nan),
         )
 
-    def ceiling(self, subjects: Sequence[str]) -> tuple[float, float]:
-        """Identity of the subjects' training pictures to their held-out ones, and of held-out ones to each other."""
-        seen, unseen = [], []
-        for name in subjects:
-            data = self.subject(name)
-            train, heldout = (
-                self.identity.embed([np.asarray(p.image) for p in group]) for group in (data.train, data.heldout)
-            )
-            seen.append(float((train @ heldout.T).mean()))
-            others = heldout @ heldout.T
-            unseen.append(float((others.sum() - others.trace()) / (len(heldout) * (len(heldout) - 1))))
-        return float(np.mean(seen)), float(np.mean(unseen))
+    def _compare(self, pictures: Sequence[NDArray[np.uint8]], others: Sequence[Any]) -> Array:
+        """`Identity.pairwise` `[N, M]` with pictures of a subject."""
+        images, masks = [np.asarray(each.image) for each in others], [each.mask for each in others]
+        return np.asarray(self.identity.pairwise(pictures, images, masks))
+
+    def ceiling(self, subjects: Sequence[str]) -> float:
+        """Mean identity of the subjects' real training pictures."""
+        data = [self.subject(name) for name in subjects]
+        values = [self._compare([np.asarray(p.image) for p in each.train], each.heldout).mean() for each in data]
+        return float(np.mean(values))

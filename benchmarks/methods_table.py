@@ -103,7 +103,7 @@ _PARTS = ("indicator", "stabilization", "alignment")
 
 
 def page(
-    table: Table, size: "Size", *, areas: Mapping[str, Sequence[float]], ceiling: tuple[float, float], command: str
+    table: Table, size: "Size", *, areas: Mapping[str, Sequence[float]], ceiling: float, command: str
 ) -> list[str]:
     """The page's lines, without its pictures."""
     chosen = chosen_settings(areas)
@@ -120,8 +120,8 @@ def page(
         "(`assets/sprites-identity`), recolouring prompts left out. Adherence: share of the pictures in which the "
         "judge (`assets/sprites-judge`) finds all that the prompt asks for. A gap is the mean difference in the "
         "highest adherence attained at an identity or above, over the identities that both curves cover, paired by "
-        "subject and seed. Real pictures: "
-        f"training against held-out ones {ceiling[0]:.3f}, held-out ones among themselves {ceiling[1]:.3f}.",
+        "subject and seed. The real "
+        f"training pictures have an identity of {ceiling:.3f}.",
         "",
         f"The indicator's settings were chosen on {', '.join(size.chosen_on)}, by the area under each curve: "
         + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in areas.items())
