@@ -12,11 +12,12 @@ def token_columns(
 
     {identifier + class words} is one group on each side (a learned token may stand in for the class word); other
     words are one group each; the end of the text and all padding are one. Comparing by position would be wrong for
-    everything behind the identifier. Not stated in the sources.
+    everything behind the identifier. Not stated in the sources. Without an identifier the prompts are the same, and
+    every word is a group of its own.
 
     Args:
         student, reference: token ids between the start and the end token.
-        identifier, class_word: their ids; the class word may be several.
+        identifier, class_word: their ids; the class word may be several, the identifier none.
         length: number of columns, `model_max_length` of the tokenizer.
 
     Raises:
@@ -24,6 +25,11 @@ def token_columns(
     """
     if max(len(student), len(reference)) + 2 > length:
         raise ValueError(f"a prompt of {max(len(student), len(reference))} tokens does not fit into {length} columns")
+    if not identifier:
+        if list(student) != list(reference):
+            raise ValueError("without an identifier student and frozen model must have the same prompt")
+        columns = _groups(0, 1, len(student), length)
+        return columns, columns
     start = _find(student, identifier)
     if start is None:
         raise ValueError("the student's prompt lacks the identifier's tokens")
