@@ -85,7 +85,8 @@ def test_the_style_recipe_on_a_folder_with_captions(monkeypatch, tiny_sd, tmp_pa
     assert [picture.prompts.instance for picture in subject.train] == prompts
     assert all(p.instance == p.prior for p in [*(each.prompts for each in subject.train), *subject.evaluation_prompts])
     assert "a painting in the snow" in {pair.instance for pair in subject.evaluation_prompts}
-    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dco_style", *paintings)
+    overrides = ["experiment=dco_style", *paintings, "data.num_heldout=1"]
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *overrides)
     assert_starts_at_log_2(run_dir)
 
 
