@@ -108,6 +108,7 @@ def test_the_style_recipe_is_dcos(tmp_path):
     cfg = compose(tmp_path, "experiment=dco_style")
     assert (cfg.adapter.rank, cfg.adapter.alpha, cfg.module.noise_offset) == (64, 64, 0.1)
     assert list(cfg.regularizer) == ["direct_consistency"] and cfg.token is None
+    assert cfg.trainer.max_steps == compose(tmp_path, "experiment=dco_dreambooth").trainer.max_steps / 2
 
 
 def test_apt_aligns_the_maps_of_one_prompt(monkeypatch, tiny_sd, tmp_path):
