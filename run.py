@@ -175,12 +175,17 @@ def check(cfg: DictConfig) -> Any:
             f"{without[0]} has no _target_, so it would do nothing: name a class, or drop it (~{without[0]})"
         )
     from lightning_modules.node_arguments import check_nodes
+    from lightning_modules.offset_noise import check_noise_offset
 
+    if cfg.get("token"):
+        _refuse_data_without_identifier(cfg.get("data"))
     check_nodes(_nodes(cfg))
     if cfg.get("data") and not cfg.get("evaluation"):
         raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
+    if "noise_offset" in (cfg.get("module") or {}):
+        check_noise_offset(cfg.module.noise_offset)
     data = instantiate(cfg.data) if cfg.get("data") else None
     _check_judges(data)
     if cfg.get("model"):
@@ -213,6 +218,18 @@ def _with_token(cfg: DictConfig, data: Any) -> Any:
     data = with_class_words(data, token.class_words)
     token.check(cfg.model.pretrained, data)
     return data
+
+
+def _refuse_data_without_identifier(data: DictConfig | None) -> None:
+    """Before `check_nodes`, which would name the keys that `token=learned` adds and not that choice."""
+    from lightning_modules.node_arguments import arguments
+
+    takes = arguments(data._target_) if data else None
+    if data and takes is not None and "identifier" not in takes:
+        raise ValueError(
+            f"token=learned adds a word to a text encoder, and no prompt of {data._target_} has an identifier that it "
+            "could be: leave it out"
+        )
 
 
 def _check_model(model: DictConfig) -> None:

@@ -121,14 +121,15 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
 def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":
     """Prompts for the tuned model, with the pretrained model's form of each: no run's identifier is in it.
 
-    A prompt without any of the identifiers is its own. Where a learned token stands for the class word, the run's data
-    are read again, for they know that word.
+    A prompt without any of the identifiers is its own, as all are of runs that have none. Where a learned token stands
+    for the class word, the run's data are read again, for they know that word.
     """
     from datamodules.subject import PromptPair, without_identifier  # and PIL with it, which --help does not need
 
     words = {
-        cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
+        identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
         for cfg in runs
+        if (identifier := cfg.data.get("identifier")) is not None
     }
     for token in (instantiate(cfg.token) for cfg in runs if cfg.get("token")):
         words |= token.class_words

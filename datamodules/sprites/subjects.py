@@ -70,7 +70,7 @@ TEMPLATES = (  # the first ten are a fair mix too; no subject trains on a backgr
 def sprite_subject(
     *,
     subject: str,
-    identifier: str,
+    identifier: str | None,
     replaces_class_word: bool,
     instance_prompt: str,
     num_train: int,
@@ -84,6 +84,7 @@ def sprite_subject(
     Args:
         subject: a key of `SUBJECTS`.
         identifier: the rare word that stands for it; one token of the embedded model for "sks", "zwx", "ohwx", "olis".
+            None: there is none.
         replaces_class_word: see `prompt_pair`.
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.
