@@ -51,7 +51,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
-    ``samples/guidance.json``.
+    ``samples/guidance.json``, ``samples/training.png``.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -90,6 +90,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
+        training=_training(run_dir / "samples" / "training.png"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         curves=_curves(points),
         families=_families(points),
@@ -164,6 +165,11 @@ def _samples(path: Path) -> list[dict[str, Any]]:
 
 def _attention(path: Path) -> Picture | None:
     alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
+    return _picture(path, alt, "", whole=True) if path.is_file() else None
+
+
+def _training(path: Path) -> Picture | None:
+    alt = "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step."
     return _picture(path, alt, "", whole=True) if path.is_file() else None
 
 
