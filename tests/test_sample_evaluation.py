@@ -123,7 +123,13 @@ def test_a_whole_float32_unet_draws_beside_bfloat16_encoders(monkeypatch, tiny_s
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no DreamBooth dataset in {PHOTOS}")
 def test_photos_have_a_strip_and_no_figures(monkeypatch, tiny_sd, tmp_path):
-    photos = ["data=dreambooth", f"data.root='{PHOTOS}'", "data.subject=dog", "experiment=dreambooth"]
+    photos = [
+        "data=dreambooth",
+        f"data.root='{PHOTOS}'",
+        "data.subject=dog",
+        "experiment=dreambooth",
+        "data.num_heldout=1",
+    ]
     run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *photos, *DRAWN, steps=2)
     assert (run_dir / "samples/training.png").is_file()
     assert not [name for name in read_metrics(run_dir / "metrics.csv") if name.startswith("heldout/")]
