@@ -72,6 +72,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
     import lightning.pytorch as L
 
+    from lightning_modules.adherence_stopping import adherence_stopping
     from lightning_modules.node_arguments import check_nodes
     from report.metrics_csv import MetricsCSV, carry_over
     from report.provenance import provenance, write_provenance
@@ -105,8 +106,12 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     for logger in loggers:
         logger.save()
     info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
+    if stopping := adherence_stopping(trainer.callbacks):
+        info["stopping"] = stopping.record
     report = _judge(evaluation, cfg, datamodule, run_dir=run_dir, out_dir=run_dir, info=info)
     _publish(loggers, run_dir)
+    if stopping:
+        print(f"adherence_stopping {stopping.record['reason']}")
     _say_where(run_dir, report)
 
 

@@ -54,7 +54,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
-    ``samples/guidance.json``, ``samples/guidance_grid.json`` and its picture.
+    ``samples/guidance.json``, ``samples/guidance_grid.json`` and its picture, ``samples/training.png``.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -93,6 +93,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
+        training=_training(run_dir / "samples" / "training.png"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         guidance_grid=_guidance_grid(run_dir / "samples"),
         curves=_curves(points),
@@ -174,6 +175,11 @@ def _attention(path: Path) -> Picture | None:
 def _guidance_grid(folder: Path) -> Picture | None:
     texts = guidance_grid_texts(folder / GUIDANCE_GRID_RECORD)
     return _picture(folder / GUIDANCE_GRID, *texts, whole=True) if texts else None
+
+
+def _training(path: Path) -> Picture | None:
+    alt = "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step."
+    return _picture(path, alt, "", whole=True) if path.is_file() else None
 
 
 def _inside(index: Path, name: Any) -> Path:

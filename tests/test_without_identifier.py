@@ -53,9 +53,10 @@ def test_what_cannot_be_a_prompt_is_refused(template, changes, message):
 
 def test_every_word_has_a_column_of_its_own():
     columns = [0, 1, 2, 3, 4, 4]
-    assert token_columns([5, 6, 7], [5, 6, 7], identifier=[], class_word=[7], length=6) == (columns, columns)
+    words = {"identifier": [], "class_word": [7], "others": [], "length": 6}
+    assert token_columns([5, 6, 7], [5, 6, 7], **words) == (columns, columns)
     with pytest.raises(ValueError, match="must have the same prompt"):
-        token_columns([5, 6, 7], [5, 7], identifier=[], class_word=[7], length=6)
+        token_columns([5, 6, 7], [5, 7], **words)
 
 
 def test_prompts_of_such_a_run_are_their_own(tmp_path):
