@@ -63,7 +63,7 @@ TEMPLATES = (  # the first ten are a fair mix too; no subject trains on a backgr
     "a photo of a {identifier} {class_word} on a sky background",
     "a photo of a {identifier} {class_word} on the right",
     "a photo of a {identifier} {class_word} and a green cross on a black background",
-    "a photo of a checkered {identifier} {class_word} on a teal background",
+    "a photo of a checkered {identifier} {class_word} on a sky background",
 )
 
 
