@@ -18,10 +18,13 @@ from lightning_modules.guidance import Guidance
 from lightning_modules.identity_figure import identity_figure
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
+from lightning_modules.token_attention import TokenAttention
+from lightning_modules.trajectory import Trajectory
 from metrics.background_adherence import background_adherence
 from metrics.image_similarity import diffusion_features, mean_cosine
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
+from report.inside import TOKEN_ATTENTION, TRAJECTORY
 from report.metrics_csv import read_metrics
 from report.page import write_report
 
@@ -38,9 +41,20 @@ class Evaluation:
         max_prompts: the first so many of the subject's prompts.
         seed: of the first picture.
         guidance: of the tuned model's pictures; the base model's have classifier-free guidance.
+        trajectory: draws predicted x0 along the denoising, or None.
+        token_attention: draws the cross-attention to every token of the first prompt, or None.
     """
 
-    def __init__(self, *, images_per_prompt: int, max_prompts: int, seed: int, guidance: Guidance) -> None:
+    def __init__(
+        self,
+        *,
+        images_per_prompt: int,
+        max_prompts: int,
+        seed: int,
+        guidance: Guidance,
+        trajectory: Trajectory | None,
+        token_attention: TokenAttention | None,
+    ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
             if value < 1:
                 raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
@@ -49,16 +63,18 @@ class Evaluation:
             raise ValueError(
                 "evaluation=default judges what is drawn, and guidance is null: guidance=cfg is classifier-free"
             )
-        self.guidance = guidance
+        self.guidance, self.trajectory, self.token_attention = guidance, trajectory, token_attention
 
     def check(self, model: Any) -> None:
         """Whether this evaluation can judge `model`, asked before training.
 
         Raises:
-            ValueError: it draws no pictures.
+            ValueError: it draws no pictures, or has no such cross-attention.
         """
         if not isinstance(model, StableDiffusion):
             raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
+        if self.token_attention:
+            self.token_attention.check(model)
 
     def __call__(
         self,
@@ -79,6 +95,7 @@ class Evaluation:
         Returns:
             The report's path.
         """
+        self.check(model)
         subject = datamodule.subject
         save_references(subject, out_dir / "references", model.resolution)
         pairs = subject.evaluation_prompts[: self.max_prompts]
@@ -119,14 +136,26 @@ class Evaluation:
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
+        self._look_inside(model, pairs, base[0], tuned[0], out_dir / "samples")
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
         grid.save(out_dir / "samples" / "grid.png")
         settings = vars(self) | {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
+        settings |= {name: settings[name] and vars(settings[name]) for name in (TRAJECTORY, TOKEN_ATTENTION)}
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
+
+    def _look_inside(
+        self, model: StableDiffusion, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
+    ) -> None:
+        """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
+        if self.trajectory:
+            self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
+        if self.token_attention:
+            path = folder / TOKEN_ATTENTION / "00.png"
+            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
 
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]

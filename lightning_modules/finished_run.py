@@ -85,6 +85,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """
     if not is_classifier(run_cfg.model):
         run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
+        run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
     for override in HydraConfig.get().overrides.task:
         if override.startswith(("model.", "trainer.accelerator=")):
             key = override.partition("=")[0]

@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 
 from report.guidance import FILE as GUIDANCE
 from report.guidance import guidance_plots
+from report.inside import Inside, inside
 from report.metrics_csv import read_metrics
+from report.paired_plots import PAIRED, paired_plots
 from report.plots import Plot, Points, bin_curves, curve
 
 _BIN = re.compile(r"(?P<family>.+)/bin_(?P<bin>\d+)")
@@ -31,6 +33,7 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "Denoising loss on held-out pictures of the subject over the frozen model's: below 1 the student knows the "
         "subject better than the prior does, above 1 it knows it worse."
     ),
+    "train/relative_loss": "The same on the training pictures, un-augmented, at the same noise in every validation.",
 }
 
 
@@ -51,7 +54,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
-    ``samples/guidance.json``.
+    ``samples/guidance.json``, ``samples/trajectory/*.png``, ``samples/token_attention/*.png``.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -90,8 +93,10 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
+        inside=_inside_grids(run_dir / "samples"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         curves=_curves(points),
+        paired=paired_plots(points),
         families=_families(points),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
@@ -162,6 +167,12 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _inside_grids(samples: Path) -> list[tuple[Inside, Picture]]:
+    """After ``_samples``, which has checked the prompts."""
+    found = inside(samples, _json(samples / "samples.json", list) or [])
+    return [(each, _picture(each.path, each.alt, "", whole=True)) for each in found]
+
+
 def _attention(path: Path) -> Picture | None:
     alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
     return _picture(path, alt, "", whole=True) if path.is_file() else None
@@ -204,7 +215,7 @@ def _curves(points: dict[str, list[tuple[int, float]]]) -> dict[str, list[Plot]]
     """Plots of all metrics that are not per bin, grouped by the first part of their names, losses first."""
     groups: dict[str, list[Plot]] = {"loss": []}
     for name, values in points.items():
-        if not _BIN.fullmatch(name):
+        if not _BIN.fullmatch(name) and name not in PAIRED:
             groups.setdefault(name.rpartition("/")[0].partition("/")[0] or "other", []).append(curve(name, values))
     return {group: plots for group, plots in groups.items() if plots}
 
