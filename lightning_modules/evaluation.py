@@ -22,9 +22,9 @@ from lightning_modules.token_attention import TokenAttention
 from lightning_modules.trajectory import Trajectory
 from metrics.background_adherence import background_adherence
 from metrics.image_similarity import diffusion_features, mean_cosine
+from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
-from report.inside import TOKEN_ATTENTION, TRAJECTORY
 from report.metrics_csv import read_metrics
 from report.page import write_report
 
@@ -136,7 +136,7 @@ class Evaluation:
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
-        self._look_inside(model, pairs, base[0], tuned[0], out_dir / "samples")
+        self._draw_diagnostics(model, pairs, base[0], tuned[0], out_dir / "samples")
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
@@ -147,7 +147,7 @@ class Evaluation:
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
 
-    def _look_inside(
+    def _draw_diagnostics(
         self, model: StableDiffusion, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
     ) -> None:
         """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from report.diagnostic_grids import DiagnosticGrid, diagnostic_grids
 from report.guidance import FILE as GUIDANCE
 from report.guidance import guidance_plots
-from report.inside import Inside, inside
 from report.metrics_csv import read_metrics
 from report.paired_plots import PAIRED, paired_plots
 from report.plots import Plot, Points, bin_curves, curve
@@ -93,7 +93,7 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
-        inside=_inside_grids(run_dir / "samples"),
+        diagnostics=_diagnostics(run_dir / "samples"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         curves=_curves(points),
         paired=paired_plots(points),
@@ -167,9 +167,9 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _inside_grids(samples: Path) -> list[tuple[Inside, Picture]]:
+def _diagnostics(samples: Path) -> list[tuple[DiagnosticGrid, Picture]]:
     """After ``_samples``, which has checked the prompts."""
-    found = inside(samples, _json(samples / "samples.json", list) or [])
+    found = diagnostic_grids(samples, _json(samples / "samples.json", list) or [])
     return [(each, _picture(each.path, each.alt, "", whole=True)) for each in found]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from report.inside import inside
+from report.diagnostic_grids import diagnostic_grids
 
 
 def wandb_logger(*, project: str, name: str, save_dir: str) -> WandbLogger:
@@ -39,7 +39,7 @@ def publish(logger: Any, run_dir: Path) -> None:
     samples = run_dir / "samples"
     drawn = (samples / "samples.json").is_file()
     entries = json.loads((samples / "samples.json").read_text()) if drawn else []
-    for grid in inside(samples, entries):
+    for grid in diagnostic_grids(samples, entries):
         logger.log_image(grid.path.parent.name, [str(grid.path)], caption=[f"{grid.title}: {grid.prompt}"])
     for entry in entries:
         for kind in ("base", "tuned"):

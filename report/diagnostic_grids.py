@@ -21,7 +21,7 @@ _TEXTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class DiagnosticGrid:
     """A grid: its file, heading, explanation, alternative text, and the tuned and the base model's prompts."""
 
     path: Path
@@ -32,7 +32,7 @@ class Inside:
     prior_prompt: str
 
 
-def inside(samples: Path, entries: Sequence[Mapping[str, Any]]) -> list[Inside]:
+def diagnostic_grids(samples: Path, entries: Sequence[Mapping[str, Any]]) -> list[DiagnosticGrid]:
     """All grids of a run, trajectories first.
 
     Args:
@@ -51,5 +51,5 @@ def inside(samples: Path, entries: Sequence[Mapping[str, Any]]) -> list[Inside]:
                 )
             prompts = {key: entries[int(path.stem)][key] for key in ("prompt", "prior_prompt")}
             alt = f"{title}, a row of the base and one of the tuned model, prompt {prompts['prompt']!r}."
-            found.append(Inside(path, title, _TEXTS[kind], alt, **prompts))
+            found.append(DiagnosticGrid(path, title, _TEXTS[kind], alt, **prompts))
     return found

@@ -14,7 +14,7 @@ from lightning_modules.guidance import ClassifierFreeGuidance
 from lightning_modules.sampling import sample
 from lightning_modules.token_attention import TokenAttention, aligned, mean_maps
 from lightning_modules.trajectory import Trajectory, evenly, recorded
-from report.inside import inside
+from report.diagnostic_grids import diagnostic_grids
 from report.tile_grid import Tile, tile_grid
 from report.wandb_logger import publish
 from tests.runs import fit
@@ -174,4 +174,4 @@ def test_a_stray_picture_is_refused(tmp_path):
     (tmp_path / "trajectory").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "trajectory/mine.png")
     with pytest.raises(ValueError, match=r"mine\.png: not named after a prompt"):
-        inside(tmp_path, [{"prompt": "a", "prior_prompt": "b"}])
+        diagnostic_grids(tmp_path, [{"prompt": "a", "prior_prompt": "b"}])
