@@ -74,7 +74,7 @@ class PairedValidation:
         moments = self._moments[rows]
         latents = self._model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
         positions = index * self._num_bins + bins
-        noise = draws.normal(self._seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:]))
+        noise = draws.normal(self._seed, DrawStream.VALIDATION_NOISE, positions, tuple(latents.shape[1:]))
         return ValidationRows(
             latents=latents,
             noise=self._send(noise),

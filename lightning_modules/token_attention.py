@@ -81,7 +81,7 @@ class TokenAttention:
         """Float32 `[tokens, h, w]` on the CPU, at the size of the largest layer; the columns are the text encoder's."""
         moments = model.encode_pictures(square_tensor(picture, model.resolution)[None])
         latents = model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
-        noise = draws.normal(seed, DrawStream.HELDOUT_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
+        noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
         timesteps = torch.arange(1, 2 * self.num_timesteps, 2) * model.num_train_timesteps // (2 * self.num_timesteps)
         states = model.encode_prompts([prompt])
         names = matching_submodules(unet, self.sites)
