@@ -24,7 +24,7 @@ def paired_plots(points: Mapping[str, Points]) -> list[tuple[Plot, str]]:
         if each
     }
     differences = {name: points[f"{name}/{_DIFFERENCE}"] for name in _SETS if f"{name}/{_DIFFERENCE}" in points}
-    plots = [
+    plots: list[tuple[str, str, Mapping[str, Points], float | None, str]] = [
         (
             f"{_LOSS}, mean over the timestep bins", "step", means, 1.0,
             "Denoising loss over the frozen model's. Both fall while the subject is learned; overfitting is where the "
