@@ -11,11 +11,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from callbacks.capture import Capture
-from callbacks.denoising import denoising_loss
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, ModelPass, TokenColumns
 from datamodules.stream import epoch_order
-from datamodules.subject import Picture, Subject
+from datamodules.subject import Subject
 from lightning_modules import draws
 from lightning_modules.adapter import Adapter
 from lightning_modules.class_images import class_images
@@ -23,6 +22,7 @@ from lightning_modules.common_identifier import warn_of_common_identifier
 from lightning_modules.draws import DrawStream
 from lightning_modules.learned_token import LearnedToken
 from lightning_modules.offset_noise import check_noise_offset
+from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
 from lightning_modules.stable_diffusion import StableDiffusion
 from lightning_modules.subject_columns import subject_columns
@@ -151,9 +151,23 @@ class DiffusionModule(RegularizedModule):
                 self.trainer.strategy.barrier()
             self._class_moments = self.model.encode_pictures(pictures)
             self._class_states = self.model.encode_prompts([subject.class_prompt])
-        if datamodule.heldout_pictures is not None:
-            self._prepare_heldout(subject.heldout, datamodule.heldout_pictures, datamodule.num_bins)
+        self._prepare_validation(datamodule)
         self.release_encoders()
+
+    def _prepare_validation(self, datamodule: Any) -> None:
+        train = datamodule.validation_train
+        moments = [self._moments[: len(train)]]
+        if datamodule.heldout_pictures is not None:
+            moments.insert(0, self.model.encode_pictures(datamodule.heldout_pictures))
+        self._validation = PairedValidation(
+            self.model,
+            datamodule.subject.heldout,
+            train,
+            moments=torch.cat(moments),
+            num_bins=datamodule.num_bins,
+            seed=self.seed,
+            send=self.send,
+        )
 
     def release_encoders(self) -> None:
         """Moves to the CPU what no step needs: a token's text encoder stays, and the VAE of augmented pictures."""
@@ -264,36 +278,18 @@ class DiffusionModule(RegularizedModule):
         alphas = self.model.alphas_cumprod[timesteps]
         return self.send(alphas / (1 - alphas))
 
-    # Held-out loss: student and frozen model at every timestep bin, on pictures that are never trained on.
-
-    def _prepare_heldout(self, heldout: tuple[Picture, ...], pictures: Tensor, num_bins: int) -> None:
-        self._heldout_moments = self.model.encode_pictures(pictures)
-        self._heldout_prompts = [picture.prompts.instance for picture in heldout]
-        self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
-        self._heldout_reference_states = self.model.encode_prompts([p.prompts.prior for p in heldout])
-        self._num_bins = num_bins
-
     def on_validation_epoch_start(self) -> None:
-        self._heldout_sums = torch.zeros(self._num_bins, 2, device=self.device)
+        self._validation.begin()
         if self.token:  # its row has moved since
-            self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
+            self._validation.encode_students()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         index, bins = batch["index"], batch["bin"]
-        rows = self.send(index)
-        moments = self._heldout_moments[rows]
-        latents = self.model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
-        positions = index * self._num_bins + bins
-        noise = self.send(draws.normal(self.seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:])))
-        timesteps = self.send((2 * bins + 1) * self.model.num_train_timesteps // (2 * self._num_bins))
-        noisy, target = self._noisy(latents, noise, timesteps)
-        student = self._forward(self.unet, self._capture, noisy, timesteps, self._heldout_student_states[rows])
-        reference = self.reference_pass(noisy, timesteps, self._heldout_reference_states[rows])
-        losses = [denoising_loss(each.prediction, target) for each in (student, reference)]
-        self._heldout_sums.index_add_(0, self.send(bins), torch.stack(losses, dim=1))
+        rows = self._validation.rows(index, bins)
+        noisy, target = self._noisy(rows.latents, rows.noise, rows.timesteps)
+        student = self._forward(self.unet, self._capture, noisy, rows.timesteps, rows.student_states)
+        reference = self.reference_pass(noisy, rows.timesteps, rows.reference_states)
+        self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `ℓ_θ / ℓ_ref` of each bin: below 1 the student knows the subject better than the prior does."""
-        student, reference = self._heldout_sums.unbind(1)
-        ratios = (student / reference).tolist()
-        self.log_dict({f"heldout/relative_loss/bin_{number:02d}": ratio for number, ratio in enumerate(ratios)})
+        self.log_dict(self._validation.metrics())

@@ -20,7 +20,7 @@ class DrawStream(IntEnum):
     CLASS_TIMESTEP = 5
     CLASS_NOISE = 6
     CLASS_POSTERIOR = 7
-    HELDOUT_NOISE = 8
+    VALIDATION_NOISE = 8
     MIXING = 9
     TOKEN = 10
     NOISE_OFFSET = 11

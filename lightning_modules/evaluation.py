@@ -19,8 +19,11 @@ from lightning_modules.guidance_grid import GuidanceGrid
 from lightning_modules.identity_figure import identity_figure
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
+from lightning_modules.token_attention import TokenAttention
+from lightning_modules.trajectory import Trajectory
 from metrics.background_adherence import background_adherence
 from metrics.image_similarity import diffusion_features, mean_cosine
+from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
 from report.metrics_csv import read_metrics
@@ -40,6 +43,8 @@ class Evaluation:
         seed: of the first picture.
         guidance: of the tuned model's pictures; the base model's have classifier-free guidance.
         guidance_grid: draws a prompt over the scales of a consistency guidance; None draws none.
+        trajectory: draws predicted x0 along the denoising, or None.
+        token_attention: draws the cross-attention to every token of the first prompt, or None.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class Evaluation:
         seed: int,
         guidance: Guidance,
         guidance_grid: GuidanceGrid | None,
+        trajectory: Trajectory | None,
+        token_attention: TokenAttention | None,
     ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
             if value < 1:
@@ -59,17 +66,19 @@ class Evaluation:
             raise ValueError(
                 "evaluation=default judges what is drawn, and guidance is null: guidance=cfg is classifier-free"
             )
-        self.guidance = guidance
+        self.guidance, self.trajectory, self.token_attention = guidance, trajectory, token_attention
         self.guidance_grid = guidance_grid if guidance_grid and guidance_grid.draws(guidance) else None
 
     def check(self, model: Any, subject: Any) -> None:
         """Whether this evaluation can judge `model` on `subject`, asked before training.
 
         Raises:
-            ValueError: the model draws no pictures; or see `GuidanceGrid.check`.
+            ValueError: the model draws no pictures, or has no such cross-attention; or see `GuidanceGrid.check`.
         """
         if not isinstance(model, StableDiffusion):
             raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
+        if self.token_attention:
+            self.token_attention.check(model)
         if self.guidance_grid:
             self.guidance_grid.check(len(subject.evaluation_prompts))
 
@@ -134,19 +143,30 @@ class Evaluation:
         }
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
+        self._draw_diagnostics(model, pairs, base[0], tuned[0], out_dir / "samples")
         if self.guidance_grid:
             self.guidance_grid(model, subject.evaluation_prompts, self.guidance, out_dir / "samples", seed=self.seed)
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
         grid.save(out_dir / "samples" / "grid.png")
-        settings = vars(self) | {
-            "guidance": {"name": type(self.guidance).__name__, **self.guidance.settings},
-            "guidance_grid": self.guidance_grid and vars(self.guidance_grid),
+        settings = vars(self) | {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
+        settings |= {
+            name: settings[name] and vars(settings[name]) for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")
         }
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
+
+    def _draw_diagnostics(
+        self, model: StableDiffusion, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
+    ) -> None:
+        """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
+        if self.trajectory:
+            self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
+        if self.token_attention:
+            path = folder / TOKEN_ATTENTION / "00.png"
+            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
 
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
