@@ -81,7 +81,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
     module = instantiate(cfg.module)
     if evaluation:
-        evaluation.check(module.model)
+        evaluation.check(module.model, data)
     if cfg.ckpt_path and is_first:
         carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
     metrics_csv = MetricsCSV(run_dir, resume_step=resume_step)
@@ -110,8 +110,8 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     run_dir, run_cfg = finished_run(cfg.run, task=cfg.task)
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
-    data = check(run_cfg)
     run_cfg.evaluation = evaluation_of(run_cfg, cfg)
+    data = check(run_cfg)
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
@@ -175,7 +175,7 @@ def check(cfg: DictConfig) -> Any:
     if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
     data = instantiate(cfg.data) if cfg.get("data") else None
-    _check_judges(data)
+    _check_judges(data, cfg.get("evaluation"))
     if cfg.get("model"):
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
@@ -184,13 +184,15 @@ def check(cfg: DictConfig) -> Any:
     return data
 
 
-def _check_judges(data: Any) -> None:
+def _check_judges(data: Any, evaluation: DictConfig | None) -> None:
     from lightning_modules.judge_folder import check_identity, check_judge
+    from lightning_modules.metric_nodes import check_metric_nodes
 
     if judge := getattr(data, "judge", None):
         check_judge(judge)
     if identity := getattr(data, "identity", None):
         check_identity(identity)
+    check_metric_nodes(evaluation)
 
 
 def _check_token(cfg: DictConfig, data: Any) -> None:

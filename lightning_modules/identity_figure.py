@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.subject import Subject
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.identity import Identity
 
 Arrays = Sequence[NDArray[np.uint8]]
@@ -26,5 +27,10 @@ def identity_figure(subject: Subject, *, tuned: Arrays, base: Arrays) -> dict[st
             "reference": float(identity(heldout, train).mean()) if heldout else None,
             "description": f"mean cosine to the training pictures, in the features of {subject.identity}; real: "
             "held-out pictures",
+            "model": subject.identity,
+            "checkpoint": checkpoint_hash(Path(subject.identity).expanduser() / "whitening.safetensors"),
+            "pairing": "every picture with every training picture",
+            "counts": {"tuned": len(tuned), "base": len(base), "reference": len(heldout)},
+            "compared_with": len(train),
         }
     }
