@@ -104,14 +104,14 @@ def document(
     controls, backbones = ([row for row in rows if (row[1] == NO_WEIGHTS) is wanted] for wanted in (True, False))
     control, best = (max(group, key=lambda row: row[2]["all"]) for group in (controls, backbones))
     gain = best[2]["all"] - control[2]["all"]
-    verdict = f"{gain:.3f} above" if gain > 0 else f"no better than"
+    verdict = f"{gain:.3f} above" if gain > 0 else "no better than"
     lines = [
         "# Identity on photographs",
         "",
         f"Of the backbones that could be had here {best[0]} tells the subjects of the DreamBooth dataset apart best: "
         f"with an area of {best[2]['all']:.3f} under the ROC curve it is {verdict} the best control, {control[0]} at "
-        f"{control[2]['all']:.3f}. The area is how often a pair of photographs of one subject has a higher cosine than a "
-        "pair of two. The controls have learned nothing, but a subject's photographs share a room and its light.",
+        f"{control[2]['all']:.3f}. The area is how often a pair of photographs of one subject has a higher cosine "
+        "than a pair of two. The controls learned nothing, but a subject's photographs share a room and its light.",
         "",
         f"`{command}`, commit {provenance()['git_commit']}. {counts}",
         "",

@@ -17,7 +17,7 @@ from metrics.backbone_source import HUB, backbone_source, fetch
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.fid import FID
 from metrics.text_similarity import TextSimilarity
-from tests.picture_metrics import VIT, embeddings, heldout, save_tiny_clip, subject
+from tests.picture_metrics import VIT, embeddings, heldout, subject
 
 CPU = torch.device("cpu")
 
@@ -52,8 +52,8 @@ def test_a_backbone_by_name_takes_local_weights(tmp_path):
     assert backbone.checkpoint == checkpoint_hash(tmp_path / "dino.safetensors")
 
 
-def test_a_folder_of_open_clip_gives_open_clip_s_own_cosines(tmp_path):
-    folder = save_tiny_clip(tmp_path / "clip")
+def test_a_folder_of_open_clip_gives_open_clip_s_own_cosines(tiny_clip):
+    folder = tiny_clip
     backbone = Backbone(backbone=str(folder), weights=None, device=CPU)
     prompts, pictures = ["a red heart", "a small dotted white moon"], [photo(), photo(64, 64)]
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")

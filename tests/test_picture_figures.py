@@ -12,7 +12,7 @@ from metrics.checkpoint_hash import checkpoint_hash
 from metrics.div import DIV
 from metrics.image_similarity import ImageSimilarity
 from tests.conftest import ROOT
-from tests.picture_metrics import VIT, save_tiny_clip
+from tests.picture_metrics import VIT
 from tests.runs import compose, fit
 
 METRICS = sorted(path.stem for path in (ROOT / "conf/evaluation/metrics").glob("*.yaml"))
@@ -27,8 +27,8 @@ def test_every_metric_composes_and_can_be_built(tmp_path, name):
     assert instantiate(cfg.evaluation.metrics[name]).name in (name, "image_similarity", "text_similarity")
 
 
-def test_figures_are_written_with_what_they_were_measured_with(tiny_sd, tmp_path):
-    clip = f"evaluation.metrics.text_similarity.backbone='{save_tiny_clip(tmp_path / 'tiny-clip')}'"
+def test_figures_are_written_with_what_they_were_measured_with(tiny_sd, tiny_clip, tmp_path):
+    clip = f"evaluation.metrics.text_similarity.backbone='{tiny_clip}'"
     overrides = ["experiment=dreambooth", "data.num_heldout=3", "+evaluation/metrics=text_similarity", clip]
     run_dir = fit(tiny_sd, tmp_path / "run", *overrides)
     metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
@@ -71,7 +71,7 @@ def test_two_figures_of_one_name_are_refused():
     one, other = (ImageSimilarity(backbone=VIT, weights=None) for _ in range(2))
     assert figure_name(one) == "image_similarity/sprites-vit"
     check_metrics({"one": one}, num_prompts=1, images_per_prompt=1)
-    with pytest.raises(ValueError, match="evaluation.metrics.other and one are both image_similarity/sprites-vit"):
+    with pytest.raises(ValueError, match=r"evaluation\.metrics\.other and one are both image_similarity/sprites-vit"):
         check_metrics({"one": one, "other": other}, num_prompts=1, images_per_prompt=1)
 
 

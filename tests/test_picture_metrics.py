@@ -23,7 +23,7 @@ from metrics.picture_metric import Drawn
 from metrics.pres import PRES
 from metrics.text_similarity import TextSimilarity, text_similarity
 from tests.conftest import ROOT
-from tests.picture_metrics import VIT, embeddings, heldout, save_tiny_clip, subject, train
+from tests.picture_metrics import VIT, embeddings, heldout, subject, train
 
 X = torch.tensor([[2.0, 0.0], [0.0, 0.5], [3.0, 4.0]])
 Y = torch.tensor([[1.0, 0.0], [-4.0, 3.0]])
@@ -101,8 +101,8 @@ def test_div_is_the_mean_over_prompts_of_torchmetrics_lpips(monkeypatch, tmp_pat
     assert found == pytest.approx((sum(pairs[:3]) / 3 + pairs[3]) / 2, rel=1e-5)
 
 
-def test_text_similarity_is_torchmetrics_clip_score_over_100(tmp_path):
-    folder = str(save_tiny_clip(tmp_path / "clip"))
+def test_text_similarity_is_torchmetrics_clip_score_over_100(tiny_clip):
+    folder = str(tiny_clip)
     metric, space = TextSimilarity(backbone=folder, weights=None), embeddings()
     backbone = space.backbone(folder, None)
     prompts = ["a red heart", "a small dotted white moon", "a star"]
