@@ -120,8 +120,8 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     run_dir, run_cfg = finished_run(cfg.run, task=cfg.task)
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
-    data = check(run_cfg)
     run_cfg.evaluation = evaluation_of(run_cfg, cfg)
+    data = check(run_cfg)
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
@@ -192,7 +192,7 @@ def check(cfg: DictConfig) -> Any:
     if "noise_offset" in (cfg.get("module") or {}):
         check_noise_offset(cfg.module.noise_offset)
     data = instantiate(cfg.data) if cfg.get("data") else None
-    _check_judges(data)
+    _check_judges(data, cfg.get("evaluation"))
     if cfg.get("model"):
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
@@ -200,13 +200,15 @@ def check(cfg: DictConfig) -> Any:
     return _with_token(cfg, data)
 
 
-def _check_judges(data: Any) -> None:
+def _check_judges(data: Any, evaluation: DictConfig | None) -> None:
     from lightning_modules.judge_folder import check_identity, check_judge
+    from lightning_modules.metric_nodes import check_metric_nodes
 
     if judge := getattr(data, "judge", None):
         check_judge(judge)
     if identity := getattr(data, "identity", None):
         check_identity(identity)
+    check_metric_nodes(evaluation)
 
 
 def _with_token(cfg: DictConfig, data: Any) -> Any:

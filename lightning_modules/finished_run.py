@@ -14,7 +14,8 @@ from lightning_modules.node_arguments import check_nodes
 if TYPE_CHECKING:
     from datamodules.subject import PromptPair
 
-_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
+_EVALUATION = ("evaluation.", "evaluation=", "evaluation/")  # a metric is added by +evaluation/metrics, dropped by ~
+_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=")
 
 
 def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
@@ -80,7 +81,7 @@ def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
     """This command line's evaluation, or the run's own where the default one is for another kind of model."""
     if cfg.evaluation._target_ == run_cfg.evaluation._target_:
         return cfg.evaluation
-    given = [each for each in HydraConfig.get().overrides.task if each.startswith(("evaluation.", "evaluation="))]
+    given = [each for each in HydraConfig.get().overrides.task if each.lstrip("+~").startswith(_EVALUATION)]
     if given:
         raise ValueError(f"{given[0]} does not judge this kind of run, {run_cfg.evaluation._target_} does")
     return run_cfg.evaluation
@@ -111,7 +112,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
                 run_cfg.guidance = cfg.guidance
             else:
                 OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif not override.startswith(_TAKEN):
+        elif not override.startswith(_TAKEN) and not override.lstrip("~").startswith(_EVALUATION):
             raise ValueError(
                 f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
             )
