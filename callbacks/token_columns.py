@@ -35,7 +35,7 @@ def token_columns(
     if not identifier:
         if list(student) != list(reference):
             raise ValueError("without an identifier student and frozen model must have the same prompt")
-        columns = _groups(0, 1, len(student), length)
+        columns = _groups([[token] for token in student], length)
         return columns, columns
     start = _find(student, identifier)
     if start is None:
