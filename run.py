@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_modules.check import check, nodes
 from lightning_modules.finished_run import (
     evaluation_of,
     finished_run,
@@ -27,7 +28,6 @@ from lightning_modules.finished_run import (
     prompt_pairs,
     record_of_runs,
     runs_to_draw_with,
-    trains_nothing,
 )
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
 
@@ -72,11 +72,12 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
     import lightning.pytorch as L
 
+    from lightning_modules.adherence_stopping import adherence_stopping
     from lightning_modules.node_arguments import check_nodes
     from report.metrics_csv import MetricsCSV, carry_over
     from report.provenance import provenance, write_provenance
 
-    check_nodes(_nodes(cfg), imported=True)
+    check_nodes(nodes(cfg), imported=True)
     L.seed_everything(cfg.seed, verbose=False)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     if is_first:
@@ -105,8 +106,12 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     for logger in loggers:
         logger.save()
     info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
+    if stopping := adherence_stopping(trainer.callbacks):
+        info["stopping"] = stopping.record
     report = _judge(evaluation, cfg, datamodule, run_dir=run_dir, out_dir=run_dir, info=info)
     _publish(loggers, run_dir)
+    if stopping:
+        print(f"adherence_stopping {stopping.record['reason']}")
     _say_where(run_dir, report)
 
 
@@ -115,8 +120,8 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     run_dir, run_cfg = finished_run(cfg.run, task=cfg.task)
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
-    data = check(run_cfg)
     run_cfg.evaluation = evaluation_of(run_cfg, cfg)
+    data = check(run_cfg)
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
@@ -164,67 +169,6 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     print(f"the pictures lie in {out_dir}")
 
 
-def check(cfg: DictConfig) -> Any:
-    """The data; they, model folder and checkpoint are refused here, before anything slow is imported or loaded."""
-    if unknown := set(cfg) - set(_SECTIONS):
-        raise ValueError(f"unknown key {min(unknown)!r}: the sections are {', '.join(_SECTIONS)}")
-    nodes = {key: cfg.get(key) for key in _NODES}
-    nodes |= {f"{group}.{key}": node for group in _GROUPS for key, node in (cfg.get(group) or {}).items()}
-    if without := [key for key, node in nodes.items() if node and "_target_" not in node]:
-        raise ValueError(
-            f"{without[0]} has no _target_, so it would do nothing: name a class, or drop it (~{without[0]})"
-        )
-    from lightning_modules.node_arguments import check_nodes
-
-    check_nodes(_nodes(cfg))
-    if cfg.get("data") and not cfg.get("evaluation"):
-        raise ValueError("a run on data is judged at its end, and evaluation is empty: leave evaluation=default")
-    if cfg.get("ckpt_path") and not Path(cfg.ckpt_path).is_file():
-        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: no such checkpoint")
-    data = instantiate(cfg.data) if cfg.get("data") else None
-    _check_judges(data)
-    if cfg.get("model"):
-        _check_model(cfg.model)
-        if is_classifier(cfg.model) and cfg.get("guidance"):
-            raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
-    return _with_token(cfg, data)
-
-
-def _check_judges(data: Any) -> None:
-    from lightning_modules.judge_folder import check_identity, check_judge
-
-    if judge := getattr(data, "judge", None):
-        check_judge(judge)
-    if identity := getattr(data, "identity", None):
-        check_identity(identity)
-
-
-def _with_token(cfg: DictConfig, data: Any) -> Any:
-    """The data, with no learned token left in the frozen model's prompts."""
-    if not cfg.get("token"):
-        if trains_nothing(cfg.get("adapter")):
-            raise ValueError("adapter=none trains nothing, and there is no learned token: add token=learned")
-        return data
-    if data is None or is_classifier(cfg.model):
-        raise ValueError("token=learned adds a word to a text encoder, which this run has none of: leave it out")
-    from datamodules.subject import with_class_words
-
-    token = instantiate(cfg.token)
-    data = with_class_words(data, token.class_words)
-    token.check(cfg.model.pretrained, data)
-    return data
-
-
-def _check_model(model: DictConfig) -> None:
-    from lightning_modules.pipeline_folder import check_pipeline_folder
-    from lightning_modules.vit_folder import check_vit
-
-    if is_classifier(model):
-        check_vit(model.pretrained, model.checkpoint)
-    else:
-        check_pipeline_folder(model.pretrained)
-
-
 def _is_first_process() -> bool:
     """Whether no other process of this run has been here: under DDP the others are started on the same command line."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
@@ -236,18 +180,6 @@ def _refuse_parallel_sweep(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.devices} in a sweep: each process would repeat the whole sweep; keep "
             "trainer.devices=1 and let a launcher run the jobs side by side (hydra/launcher=joblib)"
         )
-
-
-def _nodes(cfg: DictConfig) -> dict[str, Any]:
-    return {key: OmegaConf.to_container(cfg[key]) for key in _SECTIONS if OmegaConf.is_dict(cfg.get(key))}
-
-
-_NODES = (
-    "module", "model", "adapter", "token", "optimizer", "lr_scheduler", "data", "datamodule", "trainer", "evaluation",
-    "guidance",
-)  # fmt: skip
-_GROUPS = ("callbacks", "logger", "regularizer")
-_SECTIONS = ("name", "task", "seed", "ckpt_path", "run", "adapters", "weights", "prompts", *_NODES, *_GROUPS)
 
 
 def _judge(evaluation: Any, run_cfg: DictConfig, datamodule: Any, **where: Any) -> Path:

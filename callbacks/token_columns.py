@@ -19,11 +19,11 @@ def token_columns(
     {identifier + class words} is one group on each side (a learned token may stand in for the class word), and so is
     each other learned token with what stands for it; other words are one group each; the end of the text and all
     padding are one. Comparing by position would be wrong for everything behind the identifier. Not stated in the
-    sources.
+    sources. Without an identifier the prompts are the same, and every word is a group of its own.
 
     Args:
         student, reference: token ids between the start and the end token.
-        identifier, class_word: their ids; the class word may be several.
+        identifier, class_word: their ids; the class word may be several, the identifier none.
         others: ids of each other learned token, and of the words in its place in `reference`.
         length: number of columns, `model_max_length` of the tokenizer.
 
@@ -32,6 +32,11 @@ def token_columns(
     """
     if max(len(student), len(reference)) + 2 > length:
         raise ValueError(f"a prompt of {max(len(student), len(reference))} tokens does not fit into {length} columns")
+    if not identifier:
+        if list(student) != list(reference):
+            raise ValueError("without an identifier student and frozen model must have the same prompt")
+        columns = _groups([[token] for token in student], length)
+        return columns, columns
     start = _find(student, identifier)
     if start is None:
         raise ValueError("the student's prompt lacks the identifier's tokens")

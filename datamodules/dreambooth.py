@@ -32,7 +32,7 @@ def dreambooth(
     *,
     root: str,
     subject: str,
-    identifier: str,
+    identifier: str | None,
     replaces_class_word: bool,
     instance_prompt: str,
     num_heldout: int,

@@ -14,7 +14,7 @@ def folder(
     root: str,
     instance_prompt: str,
     class_word: str,
-    identifier: str,
+    identifier: str | None,
     replaces_class_word: bool,
     evaluation_prompts: Sequence[str],
     num_heldout: int,
@@ -26,7 +26,7 @@ def folder(
         root: a folder of pictures, with or without captions (`read_captions` says how they are stored).
         instance_prompt: the prompt of every picture that has no caption; its prior form is the class prompt.
         class_word: one or more words, "stuffed animal".
-        identifier, replaces_class_word: the word that stands for the subject; see `prompt_pair`.
+        identifier, replaces_class_word: the word that stands for the subject, None for none; see `prompt_pair`.
         evaluation_prompts: templates with {identifier} and {class_word}.
         num_heldout: how many pictures, the last in natural order, are never trained on.
         skip_broken: leave out a picture that cannot be read, with a warning, instead of refusing the folder.

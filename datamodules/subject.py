@@ -18,6 +18,7 @@ class PromptPair:
 
     Args:
         instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
+            Where there is no identifier it equals `prior`, as in DCO's style recipe.
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
         keeps_paint: whether the subject keeps its colours and its pattern; identity leaves the other prompts out.
     """
@@ -50,9 +51,9 @@ class Subject:
 
     Args:
         name: what the report calls it.
-        identifier: the rare word, or the learned token, that stands for the subject.
-        class_word: one or more words, "stuffed animal".
-        class_prompt: the bare class prompt, for prior preservation ("a photo of dog").
+        identifier: the rare word, or the learned token, that stands for the subject; None where there is no new word.
+        class_word: one or more words, "stuffed animal"; "" of a style, which many classes wear.
+        class_prompt: the bare class prompt, for prior preservation ("a photo of dog"); "" of a style.
         train: the pictures to learn from.
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
         evaluation_prompts: what the tuned model is asked to draw.
@@ -63,7 +64,7 @@ class Subject:
     """
 
     name: str
-    identifier: str
+    identifier: str | None
     class_word: str
     class_prompt: str
     train: tuple[Picture, ...]
@@ -74,8 +75,11 @@ class Subject:
     distractors: tuple[Picture, ...] = ()
 
 
-def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_class_word: bool) -> PromptPair:
+def prompt_pair(template: str, *, identifier: str | None, class_word: str, replaces_class_word: bool) -> PromptPair:
     """Both forms of a prompt: `{identifier}` and `{class_word}` are filled in, then the identifier is dropped for `c`.
+
+    Without an identifier `{identifier}` is left out, and both forms are the same; such a prompt may leave out the class
+    word too, for there is nothing that would have to stand beside it.
 
     A literal prompt ("a photo of sks dog") works as well as a template ("a photo of {identifier} {class_word}").
 
@@ -88,14 +92,12 @@ def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_cla
 
     Raises:
         ValueError: the prompt lacks the identifier, or the class word which it does not replace, or has an unknown
-            placeholder; or the identifier is a part of the class word, so that dropping it would drop both.
+            placeholder; or the identifier is a part of the class word, so that dropping it would drop both; or there is
+            no identifier, and the prompt needs it in the class word's place or is empty without.
     """
-    try:
-        instance = template.format(identifier=identifier, class_word=class_word)
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"prompt {template!r}: only {{identifier}} and {{class_word}} may stand in braces ({error!r})"
-        ) from None
+    if identifier is None:
+        return _same_for_both(template, class_word=class_word, replaces_class_word=replaces_class_word)
+    instance = _filled(template, identifier=identifier, class_word=class_word)
     needed = {"identifier": identifier} if replaces_class_word else {"class word": class_word, "identifier": identifier}
     for kind, text in needed.items():
         if not text.strip() or not re.search(_as_words(text), instance, re.IGNORECASE):
@@ -112,6 +114,29 @@ def prompt_pair(template: str, *, identifier: str, class_word: str, replaces_cla
     if lost or re.search(_as_words(identifier), prior, re.IGNORECASE):
         raise ValueError(f"identifier {identifier!r} is a part of the class word {class_word!r}: choose a rarer word")
     return PromptPair(instance=instance, prior=prior)
+
+
+def _same_for_both(template: str, *, class_word: str, replaces_class_word: bool) -> PromptPair:
+    if replaces_class_word:
+        raise ValueError(
+            f"prompt {template!r}: data.replaces_class_word=true wants an identifier in the class word's place, and "
+            "data.identifier=null is none: set one, or leave token=learned out"
+        )
+    if "{class_word}" in template and not class_word.strip():
+        raise ValueError(f"prompt {template!r} wants the class word, and it is empty: write the noun in its place")
+    prompt = " ".join(_filled(template, identifier="", class_word=class_word).split())
+    if not prompt:
+        raise ValueError(f"prompt {template!r} is empty without an identifier: say what the picture shows")
+    return PromptPair(instance=prompt, prior=prompt)
+
+
+def _filled(template: str, **words: str) -> str:
+    try:
+        return template.format(**words)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"prompt {template!r}: only {{identifier}} and {{class_word}} may stand in braces ({error!r})"
+        ) from None
 
 
 def without_identifier(prompt: str, identifier: str, *, replacement: str) -> str:

@@ -25,9 +25,11 @@ class SubjectDataModule(L.LightningDataModule):
         subject: what is learned.
         resolution: pictures are resized on their shorter side and cropped in the centre to this side, in pixels.
         batch_size: pictures of the subject in a batch of one process.
-        val_batch_size: rows in a batch of the held-out loss.
+        val_batch_size: rows in a batch of a validation.
         num_workers: worker processes; the run does not depend on their number.
-        num_bins: timestep bins at which the held-out loss is measured.
+        num_bins: timestep bins at which both models are compared in a validation.
+        val_train_pictures: how many of the training pictures, the first ones, they are compared on beside the held-out
+            ones.
         seed: decides the order.
     """
 
@@ -40,14 +42,22 @@ class SubjectDataModule(L.LightningDataModule):
         val_batch_size: int,
         num_workers: int,
         num_bins: int,
+        val_train_pictures: int,
         seed: int,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size), ("num_bins", num_bins)):
+        positive = {
+            "batch_size": batch_size,
+            "val_batch_size": val_batch_size,
+            "num_bins": num_bins,
+            "val_train_pictures": val_train_pictures,
+        }
+        for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"datamodule.{name}={value}: at least 1 is needed")
         self.subject, self.val_batch_size = subject, val_batch_size
         self.batch_size, self.num_workers, self.num_bins, self.seed = batch_size, num_workers, num_bins, seed
+        self.validation_train = subject.train[:val_train_pictures]
         self.train_pictures = picture_tensor(subject.train, resolution)
         self.heldout_pictures = picture_tensor(subject.heldout, resolution) if subject.heldout else None
 
@@ -58,10 +68,11 @@ class SubjectDataModule(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # a few integers, which the draws on the CPU want
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Every held-out picture at every timestep bin: batches `{"index": [B], "bin": [B]}`."""
-        pairs = [{"index": i, "bin": b} for i in range(len(self.subject.heldout)) for b in range(self.num_bins)]
-        return DataLoader(pairs, batch_size=self.val_batch_size) if pairs else []  # type: ignore[arg-type]
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every held-out and measured training picture, in this order, at every bin: `{"index": [B], "bin": [B]}`."""
+        count = len(self.subject.heldout) + len(self.validation_train)
+        pairs = [{"index": i, "bin": b} for i in range(count) for b in range(self.num_bins)]
+        return DataLoader(pairs, batch_size=self.val_batch_size)  # type: ignore[arg-type]
 
 
 class _Positions(Dataset[dict[str, int]]):

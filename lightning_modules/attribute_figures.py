@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules.subject import Subject
 from metrics.attribute_adherence import attribute_adherence, times_named
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.sprites_judge import SpritesJudge
 
 SAYS = {  # `background` is left to `background_adherence`, which reads it off the pixels
@@ -35,6 +36,7 @@ def attribute_figures(
     if subject.judge is None:
         return {}
     judge = SpritesJudge.from_pretrained(Path(subject.judge).expanduser())
+    checkpoint = checkpoint_hash(Path(subject.judge).expanduser() / "model.safetensors")
     named = times_named(prompts)
     heldout = [np.asarray(picture.image) for picture in subject.heldout]
     shares = {
@@ -47,6 +49,9 @@ def attribute_figures(
             **{kind: share.get(name) for kind, share in shares.items()},
             "description": f"share of the pictures {says}, of the {named[name]} that are asked for it; "
             f"as {subject.judge} reads them; real: held-out pictures",
+            "model": subject.judge,
+            "checkpoint": checkpoint,
+            "pairing": "each picture with its prompt",
         }
         for name, says in SAYS.items()
         if name in named

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from datamodules.subject import Subject
 from datamodules.subject_datamodule import square_tensor
 from lightning_modules.sampling import sample
 from lightning_modules.stable_diffusion import StableDiffusion
@@ -19,18 +20,22 @@ from lightning_modules.stable_diffusion import StableDiffusion
 
 def class_images(
     model: StableDiffusion,
+    subject: Subject,
     *,
-    prompt: str,
     count: int,
     cache_dir: Path,
     frozen_pipeline: Callable[[], AbstractContextManager[StableDiffusionPipeline]],
 ) -> Tensor:
-    """uint8 `[count, 3, H, W]` of `prompt`; picture `i` is drawn from seed `i`, if it is not in the cache yet.
+    """uint8 `[count, 3, H, W]` of the class prompt; picture `i` is drawn from seed `i`, if it is not in the cache yet.
 
     Args:
         cache_dir: the pictures lie in a folder of it that is named after everything they depend on.
         frozen_pipeline: context that gives the pipeline with the pretrained UNet in it.
+
+    Raises:
+        ValueError: the subject has no class, or its class prompt is what a training picture is called as well.
     """
+    prompt = _class_prompt(subject)
     with frozen_pipeline() as pipeline:
         folder = _cache_folder(model, pipeline, prompt, cache_dir)
         missing = [number for number in range(count) if not (folder / f"{number:04d}.png").exists()]
@@ -51,6 +56,19 @@ def class_images(
         unfinished.replace(path)  # at once, for other runs that share the cache
     paths = [folder / f"{number:04d}.png" for number in range(count)]
     return torch.stack([square_tensor(Image.open(path).convert("RGB"), model.resolution) for path in paths])
+
+
+def _class_prompt(subject: Subject) -> str:
+    leave_out = "leave prior preservation out"
+    if not subject.class_prompt:
+        raise ValueError(f"{subject.name} has no class whose pictures could be drawn: {leave_out}")
+    called = [picture.name for picture in subject.train if picture.prompts.instance == subject.class_prompt]
+    if called:
+        raise ValueError(
+            f"{called[0]} and the class images have one prompt, {subject.class_prompt!r}, and would be learned against "
+            f"each other: set data.identifier, give that picture a caption, or {leave_out}"
+        )
+    return subject.class_prompt
 
 
 def _cache_folder(model: StableDiffusion, pipeline: StableDiffusionPipeline, prompt: str, cache_dir: Path) -> Path:

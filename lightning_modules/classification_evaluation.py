@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.cls_attention import ClsAttentionCapture, matching_attention
-from datamodules.classification import LabelledPicture
+from datamodules.classification import ClassificationData, LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
 from lightning_modules.vision_transformer import VisionTransformer
 from lightning_modules.vit_adapter import ViTAdapter
@@ -50,7 +50,7 @@ class ClassificationEvaluation:
                 raise FileNotFoundError(f"evaluation.compare: {run} has no vit/, so it is no finished, fully tuned run")
         self.site, self.mass, self.num_pictures, self.compare = site, mass, num_pictures, list(compare)
 
-    def check(self, model: Any, data: Any) -> None:
+    def check(self, model: Any, data: ClassificationData) -> None:
         """Whether this evaluation can judge `model`, asked before training; it takes any data.
 
         Raises:

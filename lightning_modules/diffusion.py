@@ -1,6 +1,5 @@
 """`DiffusionModule`: one student pass and at most one frozen pass a step, for every baseline."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,16 +11,18 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from callbacks.capture import Capture
-from callbacks.denoising import denoising_loss
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, ModelPass, TokenColumns
 from datamodules.stream import epoch_order
-from datamodules.subject import Picture, Subject
+from datamodules.subject import Subject
 from lightning_modules import draws
 from lightning_modules.adapter import Adapter
 from lightning_modules.class_images import class_images
+from lightning_modules.common_identifier import warn_of_common_identifier
 from lightning_modules.draws import DrawStream
 from lightning_modules.learned_token import LearnedToken
+from lightning_modules.offset_noise import check_noise_offset
+from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
 from lightning_modules.stable_diffusion import StableDiffusion
 from lightning_modules.subject_columns import subject_columns
@@ -38,6 +39,8 @@ class DiffusionModule(RegularizedModule):
         model: the pretrained pipeline.
         adapter: what of the UNet trains.
         token: what of the text encoder trains beside it, or None.
+        noise_offset: of every training row, class images too, as in diffusers; see `offset_noise`. The held-out loss is
+            measured without it, so that runs compare.
         class_image_dir: cache of the class images that prior preservation asks for.
         seed: of every draw of the run.
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
@@ -49,6 +52,7 @@ class DiffusionModule(RegularizedModule):
         model: StableDiffusion,
         adapter: Adapter,
         token: LearnedToken | None,
+        noise_offset: float,
         class_image_dir: str,
         seed: int,
         regularizers: Mapping[str, Regularizer],
@@ -56,7 +60,8 @@ class DiffusionModule(RegularizedModule):
         lr_scheduler: Callable[..., Any],
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
-        self.model, self.adapter, self.token, self.seed = model, adapter, token, seed
+        check_noise_offset(noise_offset)
+        self.model, self.adapter, self.token, self.seed, self.noise_offset = model, adapter, token, seed, noise_offset
         self.token_rows: Any = torch.nn.ModuleDict()  # of each text encoder, by its name in the pipeline
         self.class_image_dir = Path(class_image_dir)
         # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
@@ -120,7 +125,7 @@ class DiffusionModule(RegularizedModule):
         self.train()  # gradient checkpointing asks for it, and Lightning warns of a frozen twin in eval mode
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         subject: Subject = datamodule.subject
-        self._warn_of_common_identifier(subject)
+        warn_of_common_identifier(self.model, subject)
         self.model.move_encoders(self.device)
         self.pictures: Tensor = datamodule.train_pictures
         self._moments = self.model.encode_pictures(self.pictures)
@@ -137,7 +142,7 @@ class DiffusionModule(RegularizedModule):
                 self.trainer.strategy.barrier()  # until process 0 has filled the cache
             pictures = class_images(
                 self.model,
-                prompt=subject.class_prompt,
+                subject,
                 count=self.needs.class_images,
                 cache_dir=self.class_image_dir,
                 frozen_pipeline=self.frozen_pipeline,
@@ -146,9 +151,23 @@ class DiffusionModule(RegularizedModule):
                 self.trainer.strategy.barrier()
             self._class_moments = self.model.encode_pictures(pictures)
             self._class_states = self.model.encode_prompts([subject.class_prompt])
-        if datamodule.heldout_pictures is not None:
-            self._prepare_heldout(subject.heldout, datamodule.heldout_pictures, datamodule.num_bins)
+        self._prepare_validation(datamodule)
         self.release_encoders()
+
+    def _prepare_validation(self, datamodule: Any) -> None:
+        train = datamodule.validation_train
+        moments = [self._moments[: len(train)]]
+        if datamodule.heldout_pictures is not None:
+            moments.insert(0, self.model.encode_pictures(datamodule.heldout_pictures))
+        self._validation = PairedValidation(
+            self.model,
+            datamodule.subject.heldout,
+            train,
+            moments=torch.cat(moments),
+            num_bins=datamodule.num_bins,
+            seed=self.seed,
+            send=self.send,
+        )
 
     def release_encoders(self) -> None:
         """Moves to the CPU what no step needs: a token's text encoder stays, and the VAE of augmented pictures."""
@@ -158,7 +177,7 @@ class DiffusionModule(RegularizedModule):
         positions, index = batch["position"], batch["index"]
         timesteps = self._draw_timesteps(positions)
         latents, mask = self.instance_latents(positions, index, timesteps[: len(index)])
-        noise = self.send(draws.normal(self.seed, DrawStream.NOISE, positions, tuple(latents.shape[1:])))
+        noise = self._draw_noise(DrawStream.NOISE, positions, tuple(latents.shape[1:]))
         rows = self.send(index)
         states = self._live_prompts(index) if self._live_prompts else self._student_states[rows]
         if self.needs.class_images:
@@ -237,13 +256,16 @@ class DiffusionModule(RegularizedModule):
         shape = (moments.shape[1] // 2, *moments.shape[2:])
         return self.model.latents(moments, self.send(draws.normal(self.seed, stream, positions, shape)))
 
+    def _draw_noise(self, stream: DrawStream, positions: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return self.send(draws.noise(self.seed, stream, positions, shape, noise_offset=self.noise_offset))
+
     def _class_rows(self, positions: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Latents and noise of one class image for each position."""
         count = len(self._class_moments)
         index = [int(epoch_order(self.seed + 1, p // count, count)[p % count]) for p in positions.tolist()]
         moments = self._class_moments[self.send(torch.tensor(index))]
         latents = self._draw_latents(moments, positions, DrawStream.CLASS_POSTERIOR)
-        return latents, self.send(draws.normal(self.seed, DrawStream.CLASS_NOISE, positions, shape))
+        return latents, self._draw_noise(DrawStream.CLASS_NOISE, positions, shape)
 
     def _noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         scheduler = self.model.noise_scheduler
@@ -256,45 +278,18 @@ class DiffusionModule(RegularizedModule):
         alphas = self.model.alphas_cumprod[timesteps]
         return self.send(alphas / (1 - alphas))
 
-    def _warn_of_common_identifier(self, subject: Subject) -> None:
-        pieces = self.model.pipeline.tokenizer.tokenize(subject.identifier)
-        if len(pieces) > 1:
-            warnings.warn(
-                f"identifier {subject.identifier!r} is {len(pieces)} tokens to this model ({', '.join(pieces)}), each "
-                "with a meaning of its own: choose a rare word of one token, such as data.identifier=sks",
-                stacklevel=2,
-            )
-
-    # Held-out loss: student and frozen model at every timestep bin, on pictures that are never trained on.
-
-    def _prepare_heldout(self, heldout: tuple[Picture, ...], pictures: Tensor, num_bins: int) -> None:
-        self._heldout_moments = self.model.encode_pictures(pictures)
-        self._heldout_prompts = [picture.prompts.instance for picture in heldout]
-        self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
-        self._heldout_reference_states = self.model.encode_prompts([p.prompts.prior for p in heldout])
-        self._num_bins = num_bins
-
     def on_validation_epoch_start(self) -> None:
-        self._heldout_sums = torch.zeros(self._num_bins, 2, device=self.device)
+        self._validation.begin()
         if self.token:  # its row has moved since
-            self._heldout_student_states = self.model.encode_prompts(self._heldout_prompts)
+            self._validation.encode_students()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         index, bins = batch["index"], batch["bin"]
-        rows = self.send(index)
-        moments = self._heldout_moments[rows]
-        latents = self.model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
-        positions = index * self._num_bins + bins
-        noise = self.send(draws.normal(self.seed, DrawStream.HELDOUT_NOISE, positions, tuple(latents.shape[1:])))
-        timesteps = self.send((2 * bins + 1) * self.model.num_train_timesteps // (2 * self._num_bins))
-        noisy, target = self._noisy(latents, noise, timesteps)
-        student = self._forward(self.unet, self._capture, noisy, timesteps, self._heldout_student_states[rows])
-        reference = self.reference_pass(noisy, timesteps, self._heldout_reference_states[rows])
-        losses = [denoising_loss(each.prediction, target) for each in (student, reference)]
-        self._heldout_sums.index_add_(0, self.send(bins), torch.stack(losses, dim=1))
+        rows = self._validation.rows(index, bins)
+        noisy, target = self._noisy(rows.latents, rows.noise, rows.timesteps)
+        student = self._forward(self.unet, self._capture, noisy, rows.timesteps, rows.student_states)
+        reference = self.reference_pass(noisy, rows.timesteps, rows.reference_states)
+        self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `ℓ_θ / ℓ_ref` of each bin: below 1 the student knows the subject better than the prior does."""
-        student, reference = self._heldout_sums.unbind(1)
-        ratios = (student / reference).tolist()
-        self.log_dict({f"heldout/relative_loss/bin_{number:02d}": ratio for number, ratio in enumerate(ratios)})
+        self.log_dict(self._validation.metrics())

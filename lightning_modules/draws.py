@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.offset_noise import offset_noise
+
 
 class DrawStream(IntEnum):
     """What a number is drawn for; the subject's rows and the class images' rows never share one."""
@@ -18,9 +20,14 @@ class DrawStream(IntEnum):
     CLASS_TIMESTEP = 5
     CLASS_NOISE = 6
     CLASS_POSTERIOR = 7
-    HELDOUT_NOISE = 8
+    VALIDATION_NOISE = 8
     MIXING = 9
     TOKEN = 10
+    NOISE_OFFSET = 11
+    CLASS_NOISE_OFFSET = 12
+
+
+_OFFSETS = {DrawStream.NOISE: DrawStream.NOISE_OFFSET, DrawStream.CLASS_NOISE: DrawStream.CLASS_NOISE_OFFSET}
 
 
 def generator(seed: int, stream: DrawStream, position: int) -> np.random.Generator:
@@ -32,6 +39,21 @@ def normal(seed: int, stream: DrawStream, positions: Tensor, shape: tuple[int, .
     """Standard normal float32 `[B, *shape]` on the CPU, one row for each of `positions` `[B]`."""
     rows = [generator(seed, stream, p).standard_normal(shape, np.float32) for p in positions.tolist()]
     return torch.from_numpy(np.stack(rows))
+
+
+def noise(seed: int, stream: DrawStream, positions: Tensor, shape: tuple[int, ...], *, noise_offset: float) -> Tensor:
+    """`normal` noise `[B, C, h, w]` with `offset_noise` from a stream of its own; at 0 nothing but `normal` is drawn.
+
+    Args:
+        stream: `NOISE` or `CLASS_NOISE`.
+        shape: `(C, h, w)`.
+        noise_offset: see `offset_noise`.
+    """
+    drawn = normal(seed, stream, positions, shape)
+    if noise_offset == 0:
+        return drawn
+    offset = normal(seed, _OFFSETS[stream], positions, (shape[0], 1, 1))
+    return offset_noise(drawn, offset, noise_offset=noise_offset)
 
 
 def integers(seed: int, stream: DrawStream, positions: Tensor, high: int) -> Tensor:

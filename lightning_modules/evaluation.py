@@ -1,26 +1,30 @@
 """What a finished run is judged by: base and tuned model under the same prompts, from the same noise, and a report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from datamodules.subject import Picture, PromptPair, Subject
-from datamodules.subject_datamodule import SubjectDataModule, picture_tensor, square_tensor
+from datamodules.subject_datamodule import SubjectDataModule, square_tensor
 from lightning_modules.adapter import Adapter
 from lightning_modules.attribute_figures import attribute_figures
+from lightning_modules.diffusion_similarity import DiffusionSimilarity
 from lightning_modules.guidance import Guidance
 from lightning_modules.guidance_grid import GuidanceGrid
 from lightning_modules.identity_figure import identity_figure
+from lightning_modules.picture_figures import check_metrics, picture_figures
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
+from lightning_modules.token_attention import TokenAttention
+from lightning_modules.trajectory import Trajectory
 from metrics.background_adherence import background_adherence
-from metrics.image_similarity import diffusion_features, mean_cosine
+from metrics.embeddings import Embeddings
+from metrics.picture_metric import Drawn, PictureMetric
+from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
 from report.metrics_csv import read_metrics
@@ -40,6 +44,9 @@ class Evaluation:
         seed: of the first picture.
         guidance: of the tuned model's pictures; the base model's have classifier-free guidance.
         guidance_grid: draws a prompt over the scales of a consistency guidance; None draws none.
+        trajectory: draws predicted x0 along the denoising, or None.
+        token_attention: draws the cross-attention to every token of the first prompt, or None.
+        metrics: further figures of the pictures, by their keys in `evaluation.metrics`.
     """
 
     def __init__(
@@ -50,6 +57,9 @@ class Evaluation:
         seed: int,
         guidance: Guidance,
         guidance_grid: GuidanceGrid | None,
+        trajectory: Trajectory | None,
+        token_attention: TokenAttention | None,
+        metrics: Mapping[str, PictureMetric],
     ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
             if value < 1:
@@ -59,19 +69,26 @@ class Evaluation:
             raise ValueError(
                 "evaluation=default judges what is drawn, and guidance is null: guidance=cfg is classifier-free"
             )
-        self.guidance = guidance
+        self.guidance, self.trajectory, self.token_attention = guidance, trajectory, token_attention
         self.guidance_grid = guidance_grid if guidance_grid and guidance_grid.draws(guidance) else None
+        self.metrics = dict(metrics)
 
-    def check(self, model: Any, subject: Any) -> None:
-        """Whether this evaluation can judge `model` on `subject`, asked before training.
+    def check(self, model: Any, subject: Subject) -> None:
+        """Whether this evaluation can judge `model` on `subject`, asked before training; may download metrics' weights.
 
         Raises:
-            ValueError: the model draws no pictures; or see `GuidanceGrid.check`.
+            ValueError: the model draws no pictures, or has no such cross-attention; a metric cannot be had; or see
+                `GuidanceGrid.check`.
+            FileNotFoundError: a metric's weights are missing.
         """
         if not isinstance(model, StableDiffusion):
             raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
+        if self.token_attention:
+            self.token_attention.check(model)
         if self.guidance_grid:
             self.guidance_grid.check(len(subject.evaluation_prompts))
+        num_prompts = min(self.max_prompts, len(subject.evaluation_prompts))
+        check_metrics(self.metrics, num_prompts=num_prompts, images_per_prompt=self.images_per_prompt)
 
     def __call__(
         self,
@@ -97,10 +114,12 @@ class Evaluation:
         save_references(subject, out_dir / "references", model.resolution)
         pairs = subject.evaluation_prompts[: self.max_prompts]
         base = self._draw(model, [pair.prior for pair in pairs], "the base model draws")
-        similarity = _Similarity(model, subject)
+        base_class_pictures = self._draw_class(model, subject, is_tuned=False)
+        similarity = DiffusionSimilarity(model, subject)
         figures = {"base": similarity(base)}
         adapter.load(model.pipeline, run_dir)
         tuned, diagnostics = self._draw_guided(model, pairs)
+        tuned_class_pictures = self._draw_class(model, subject, is_tuned=True)
         # The features are the pretrained model's: the adapter is off while they are taken.
         figures["tuned"] = similarity(tuned)
         figures["reference"] = similarity.of_training_pictures
@@ -119,11 +138,14 @@ class Evaluation:
             },
             **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=repeated),
             **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
-            "similarity/diffusion_features": {
-                **figures,
-                "description": f"mean cosine to the {similarity.target} pictures, features of the pretrained UNet "
-                "(up_blocks.1, a tenth of the noise steps, mean over space); real: training pictures",
-            },
+            **picture_figures(
+                self.metrics,
+                subject,
+                Embeddings(device=model.pipeline.device, batch_size=model.inference_batch_size),
+                tuned=Drawn(pictures=tuned, prompts=prompts, class_pictures=tuned_class_pictures),
+                base=Drawn(pictures=base, prompts=prompts, class_pictures=base_class_pictures),
+            ),
+            "similarity/diffusion_features": figures | similarity.describe(),
             "heldout/relative_loss": {
                 "tuned": relative_loss,
                 "base": 1.0,
@@ -132,21 +154,41 @@ class Evaluation:
                 + (f", after step {at_step}, the last that was validated" if at_step is not None else ""),
             },
         }
+        drawn = {
+            "prompts": f"the subject's first {len(pairs)}, with {subject.identifier} (tuned) or the class word (base)",
+            "seed": self.seed,
+            "counts": {"tuned": len(tuned), "base": len(base)},
+        }
+        metrics = {name: figure if name.startswith("heldout/") else drawn | figure for name, figure in metrics.items()}
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
+        self._draw_diagnostics(model, pairs, base[0], tuned[0], out_dir / "samples")
         if self.guidance_grid:
             self.guidance_grid(model, subject.evaluation_prompts, self.guidance, out_dir / "samples", seed=self.seed)
         columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
         references = [picture.image for picture in subject.train]
         grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
         grid.save(out_dir / "samples" / "grid.png")
-        settings = vars(self) | {
-            "guidance": {"name": type(self.guidance).__name__, **self.guidance.settings},
-            "guidance_grid": self.guidance_grid and vars(self.guidance_grid),
+        settings = {name: getattr(self, name) for name in ("images_per_prompt", "max_prompts", "seed")}
+        settings |= {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
+        settings |= {
+            name: node and vars(node)
+            for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")
+            for node in (getattr(self, name),)
         }
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
+
+    def _draw_diagnostics(
+        self, model: StableDiffusion, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
+    ) -> None:
+        """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
+        if self.trajectory:
+            self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
+        if self.token_attention:
+            path = folder / TOKEN_ATTENTION / "00.png"
+            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
 
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
@@ -168,6 +210,24 @@ class Evaluation:
             description=description,
         )
 
+    def _draw_class(self, model: StableDiffusion, subject: Subject, *, is_tuned: bool) -> list[Image.Image]:
+        """Pictures of the bare class prompt, as many as the metrics ask for."""
+        count = max((metric.num_class_pictures for metric in self.metrics.values()), default=0)
+        prompt, seeds = subject.class_prompt, [self.seed + copy for copy in range(count)]
+        if count and is_tuned:
+            pairs = [PromptPair(instance=prompt, prior=prompt)] * count
+            return sample_guided(model, pairs, self.guidance, seeds=seeds, description="the tuned model's class")[0]
+        return sample(
+            model.pipeline,
+            [prompt] * count,
+            seeds=seeds,
+            guidance_scale=model.guidance_scale,
+            num_inference_steps=model.num_inference_steps,
+            batch_size=model.inference_batch_size,
+            resolution=model.resolution,
+            description="the base model's class",
+        )
+
     def _save_samples(self, folder: Path, pairs: Sequence[Any], base: Pictures, tuned: Pictures) -> None:
         entries = []
         for number, pair in enumerate(pairs):
@@ -180,29 +240,6 @@ class Evaluation:
                     entry[kind].append(path)
             entries.append(entry)
         (folder / "samples.json").write_text(json.dumps(entries, indent=2))
-
-
-class _Similarity:
-    """Mean cosine to the held-out pictures, or to the training pictures where none are held out.
-
-    All features are taken with the pretrained UNet, which is kept aside for it.
-    """
-
-    def __init__(self, model: StableDiffusion, subject: Subject) -> None:
-        self.model = model
-        self.target = "held-out" if subject.heldout else "training"
-        self._target = self._features(picture_tensor(subject.heldout or subject.train, model.resolution))
-        self.of_training_pictures = mean_cosine(
-            self._features(picture_tensor(subject.train, model.resolution)), self._target
-        )
-
-    def __call__(self, pictures: Pictures) -> float:
-        tensor = torch.stack([square_tensor(picture, self.model.resolution) for picture in pictures])
-        return mean_cosine(self._features(tensor), self._target)
-
-    def _features(self, pictures: Tensor) -> Tensor:
-        with self.model.pretrained_pipeline() as pipeline:
-            return diffusion_features(pipeline, pictures, batch_size=self.model.inference_batch_size)
 
 
 def save_references(subject: Subject, folder: Path, resolution: int) -> None:

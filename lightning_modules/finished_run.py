@@ -14,7 +14,8 @@ from lightning_modules.node_arguments import check_nodes
 if TYPE_CHECKING:
     from datamodules.subject import PromptPair
 
-_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "evaluation.", "evaluation=")
+_EVALUATION = ("evaluation.", "evaluation=", "evaluation/")  # a metric is added by +evaluation/metrics, dropped by ~
+_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=")
 
 
 def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
@@ -80,7 +81,7 @@ def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
     """This command line's evaluation, or the run's own where the default one is for another kind of model."""
     if cfg.evaluation._target_ == run_cfg.evaluation._target_:
         return cfg.evaluation
-    given = [each for each in HydraConfig.get().overrides.task if each.startswith(("evaluation.", "evaluation="))]
+    given = [each for each in HydraConfig.get().overrides.task if each.lstrip("+~").startswith(_EVALUATION)]
     if given:
         raise ValueError(f"{given[0]} does not judge this kind of run, {run_cfg.evaluation._target_} does")
     return run_cfg.evaluation
@@ -97,6 +98,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """
     if not is_classifier(run_cfg.model):
         run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
+        run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
     overrides = [override.removeprefix("+").removeprefix("+") for override in HydraConfig.get().overrides.task]
     is_replaced = any(override.startswith("guidance=") for override in overrides)
     for override in overrides:
@@ -110,7 +112,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
                 run_cfg.guidance = cfg.guidance
             else:
                 OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif not override.startswith(_TAKEN):
+        elif not override.startswith(_TAKEN) and not override.lstrip("~").startswith(_EVALUATION):
             raise ValueError(
                 f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
             )
@@ -121,14 +123,15 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
 def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":
     """Prompts for the tuned model, with the pretrained model's form of each: no run's identifier is in it.
 
-    A prompt without any of the identifiers is its own. Where a learned token stands for the class word, the run's data
-    are read again, for they know that word.
+    A prompt without any of the identifiers is its own, as all are of runs that have none. Where a learned token stands
+    for the class word, the run's data are read again, for they know that word.
     """
     from datamodules.subject import PromptPair, without_identifier  # and PIL with it, which --help does not need
 
     words = {
-        cfg.data.identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
+        identifier: instantiate(cfg.data).class_word if cfg.data.get("replaces_class_word") else ""
         for cfg in runs
+        if (identifier := cfg.data.get("identifier")) is not None
     }
     for token in (instantiate(cfg.token) for cfg in runs if cfg.get("token")):
         words |= token.class_words

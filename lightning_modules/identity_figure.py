@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.subject import PromptPair, Subject
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.identity import Identity
 
 Arrays = Sequence[NDArray[np.uint8]]
@@ -39,5 +40,10 @@ def identity_figure(
             "description": f"mean cosine of the object to that of the held-out pictures, in the features of "
             f"{subject.identity}; of the {len(kept)} pictures whose prompts keep the subject's paint; "
             "real: training pictures",
+            "model": subject.identity,
+            "checkpoint": checkpoint_hash(Path(subject.identity).expanduser() / "whitening.safetensors"),
+            "pairing": "every picture with every held-out picture",
+            "counts": {"tuned": len(kept), "base": len(kept), "reference": len(subject.train)},
+            "compared_with": len(heldout),
         }
     }

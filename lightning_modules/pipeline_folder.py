@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+
 _WEIGHTS = ("vae", "text_encoder", "unet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -44,6 +46,15 @@ def check_pipeline_folder(pretrained: str) -> None:
             raise ValueError(f"{root} is incomplete: {part}/ has no .safetensors weights (model.pretrained)")
         for file in files:
             check_safetensors(file)
+
+
+def unet_weights(pretrained: str) -> Path | None:
+    """The file of the UNet's weights, in the folder or in the hub's cache; None where there are several, or none."""
+    name = "unet/diffusion_pytorch_model.safetensors"
+    if (folder := Path(pretrained).expanduser()).is_dir():
+        return folder / name if (folder / name).is_file() else None
+    cached = huggingface_hub.try_to_load_from_cache(pretrained, name)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -32,15 +32,19 @@ def sample(
     num_inference_steps: int,
     batch_size: int,
     resolution: int,
-    description: str,
+    description: str | None,
 ) -> list[Image.Image]:
     """One picture for each prompt, from the noise of its seed.
 
     Picture `i` is plain diffusers' `pipeline(prompts[i], generator=torch.Generator().manual_seed(seeds[i]))`.
+
+    Args:
+        description: of the progress bar; None shows none, as within a training, which has one already.
     """
     pictures: list[Image.Image] = []
     with _eval_mode(pipeline):
-        for start in track(range(0, len(prompts), batch_size), description, disable=not prompts):
+        hidden = description is None or not prompts
+        for start in track(range(0, len(prompts), batch_size), description or "", disable=hidden):
             chunk = slice(start, start + batch_size)
             pictures += pipeline(
                 list(prompts[chunk]),

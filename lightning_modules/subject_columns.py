@@ -33,7 +33,7 @@ def _picture_columns(
         return token_columns(
             model.token_ids(picture.prompts.instance),
             model.token_ids(picture.prompts.prior),
-            identifier=model.token_ids(subject.identifier),
+            identifier=[] if subject.identifier is None else model.token_ids(subject.identifier),
             class_word=model.token_ids(subject.class_word),
             others=others,
             length=model.pipeline.tokenizer.model_max_length,

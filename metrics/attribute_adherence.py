@@ -37,6 +37,22 @@ def score(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], questions:
     return {name: float(np.mean(values)) for name, values in verdicts.items()}
 
 
+def shares_right(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:
+    """Share in [0, 1] of what its prompt names that each picture has right, the count of objects included.
+
+    Args:
+        judge, pictures, prompts: see `attribute_adherence`.
+    """
+    return [
+        float(
+            np.mean(
+                [right for name, right in answers(asked(p), shown, read_background(picture)).items() if name != "all"]
+            )
+        )
+        for picture, shown, p in zip(pictures, judge.read(pictures), prompts, strict=True)
+    ]
+
+
 def times_named(prompts: Sequence[str]) -> dict[str, int]:
     """How many of the prompts name each attribute: the pictures behind each share of `attribute_adherence`."""
     counts: dict[str, int] = defaultdict(int)

@@ -1,36 +1,78 @@
-"""Similarity of two sets of pictures in the feature space of the frozen diffusion model itself: nothing to download."""
+"""Image similarity: how near drawn pictures are to real ones of the subject, in a backbone's features."""
 
-import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from typing import Any
+
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.subject import Subject
+from metrics.embeddings import Embeddings
+from metrics.picture_metric import BackboneMetric, Drawn, MeanMetric
 
-def mean_cosine(first: Tensor, second: Tensor) -> float:
-    """Mean cosine over all pairs of rows of `first` `[N, D]` and `second` `[M, D]`, in [-1, 1]."""
-    return float((F.normalize(first, dim=1) @ F.normalize(second, dim=1).T).mean())
 
+def image_similarity(generated: Tensor, real: Tensor) -> Tensor:
+    """Mean cosine in [-1, 1] over all pairs of rows of `generated` `[N, D]` and `real` `[M, D]`.
 
-@torch.no_grad()
-def diffusion_features(pipeline: StableDiffusionPipeline, pictures: Tensor, *, batch_size: int) -> Tensor:
-    """Features `[N, D]` of uint8 pictures `[N, 3, H, W]`: the second decoder block at a tenth of the noise steps.
-
-    As in DIFT (arXiv:2306.03881), with an empty prompt; the mean over space is ours. `pipeline` must be the pretrained
-    one, or the tuned model would judge itself. The noise is the same for every picture.
+    With the [CLS] token of DINO ViT-S/16 it is DINO of DreamBooth (arXiv:2208.12242, section 4.1), with CLIP's
+    embedding its CLIP-I.
     """
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    vae, unet = pipeline.vae, pipeline.unet
-    states, _ = pipeline.encode_prompt("", pipeline.device, 1, do_classifier_free_guidance=False)
-    timestep = torch.tensor([scheduler.config.num_train_timesteps // 10])
-    features: list[Tensor] = []
-    hook = unet.up_blocks[1].register_forward_hook(lambda module, args, output: features.append(output.mean((2, 3))))
-    try:
-        for chunk in pictures.split(batch_size):
-            latents = vae.encode(chunk.to(vae.device, vae.dtype).div(127.5).sub(1)).latent_dist.mean
-            latents = latents * vae.config.scaling_factor
-            noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0)).to(latents)
-            noisy = scheduler.add_noise(latents, noise.expand_as(latents), timestep)
-            unet(noisy, timestep.to(unet.device), encoder_hidden_states=states.expand(len(noisy), -1, -1))
-    finally:
-        hook.remove()
-    return torch.cat(features).float()
+    return (F.normalize(generated.double(), dim=1) @ F.normalize(real.double(), dim=1).T).mean()
+
+
+def self_similarity(pictures: Tensor) -> Tensor:
+    """Mean cosine in [-1, 1] over the pairs of different rows of `[N, D]`, N at least 2: the ceiling of real pictures.
+
+    That a picture is not compared with itself is not stated in the sources.
+    """
+    rows = F.normalize(pictures.double(), dim=1)
+    cosines = rows @ rows.T
+    return (cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1))
+
+
+class ImageSimilarity(BackboneMetric, MeanMetric):
+    """`image_similarity` to the held-out pictures of the subject, or to those it learned from where none are held out.
+
+    Under several processes each updates with its share of the generated pictures, and with all of the real ones.
+    Of real pictures: those trained on against the held-out ones, or `self_similarity` where there are none.
+
+    Args:
+        backbone, weights: see `metrics.backbone_source.backbone_source`.
+    """
+
+    name = "image_similarity"
+    higher_is_better = True
+
+    def __init__(self, *, backbone: str, weights: str | None) -> None:
+        super().__init__(backbone, weights)
+
+    def update(self, generated: Tensor, real: Tensor | None) -> None:
+        """Takes embeddings `[N, D]` and `[M, D]`; None for `self_similarity` of the first, N at least 2."""
+        if real is None:
+            self.add(self_similarity(generated), count=len(generated) * (len(generated) - 1))
+            return
+        self.add(image_similarity(generated, real), count=len(generated) * len(real))
+
+    def look(self, drawn: Drawn, subject: Subject, embeddings: Embeddings) -> int:
+        real = [each.image for each in subject.heldout or subject.train]
+        self.update(self.embed(embeddings, drawn.pictures), self.embed(embeddings, real))
+        return len(drawn.pictures)
+
+    def look_at_real(self, subject: Subject, embeddings: Embeddings) -> int:
+        train = self.embed(embeddings, [each.image for each in subject.train])
+        if subject.heldout:
+            self.update(train, self.embed(embeddings, [each.image for each in subject.heldout]))
+        elif len(train) > 1:
+            self.update(train, None)
+        else:
+            return 0
+        return len(train)
+
+    def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
+        target = "held-out" if subject.heldout else "training"
+        return {
+            "description": f"mean cosine to the {target} pictures, features of {self.backbone}; real: training pictures"
+            + ("" if subject.heldout else ", each to the others"),
+            **self.describe_backbone(embeddings),
+            "pairing": f"every picture with every {target} picture",
+            "compared_with": len(subject.heldout or subject.train),
+        }

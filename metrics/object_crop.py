@@ -18,7 +18,7 @@ def object_masks(picture: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
 
     Pixels further than `TOLERANCE` from the background, in Euclidean distance, that hang together. The background is
     the median colour of the outermost 3 pixels: right where it is flat, as in the Sprites world, and nowhere else. An
-    object of less than a tenth of the largest one is left out.
+    object of less than a tenth of the largest one is left out. Objects that touch, or nearly, are one.
     """
     inner = np.zeros(picture.shape[:2], bool)
     inner[3:-3, 3:-3] = True

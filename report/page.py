@@ -12,12 +12,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from report.diagnostic_grids import DiagnosticGrid, diagnostic_grids
 from report.guidance import FILE as GUIDANCE
 from report.guidance import guidance_plots
 from report.guidance_grid import PICTURE as GUIDANCE_GRID
 from report.guidance_grid import RECORD as GUIDANCE_GRID_RECORD
 from report.guidance_grid import guidance_grid_texts
 from report.metrics_csv import read_metrics
+from report.paired_plots import PAIRED, paired_plots
 from report.plots import Plot, Points, bin_curves, curve
 
 _BIN = re.compile(r"(?P<family>.+)/bin_(?P<bin>\d+)")
@@ -34,6 +36,7 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "Denoising loss on held-out pictures of the subject over the frozen model's: below 1 the student knows the "
         "subject better than the prior does, above 1 it knows it worse."
     ),
+    "train/relative_loss": "The same on the training pictures, un-augmented, at the same noise in every validation.",
 }
 
 
@@ -54,7 +57,8 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
 
     Reads ``config.yaml`` and ``metrics.csv``; and where they exist ``metrics.json``, ``provenance.json``,
     ``references/*.png``, ``references/heldout/*.png``, ``samples/samples.json`` and the pictures that it names,
-    ``samples/guidance.json``, ``samples/guidance_grid.json`` and its picture.
+    ``samples/guidance.json``, ``samples/guidance_grid.json`` and its picture, ``samples/training.png``,
+    ``samples/trajectory/*.png``, ``samples/token_attention/*.png``.
     A folder ``attention`` makes the run a classifier's: its ``grid.png`` is shown, and no samples are missed.
 
     Args:
@@ -93,9 +97,12 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         references=_folder(run_dir / "references", "Training picture"),
         heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
         samples=_samples(run_dir / "samples" / "samples.json"),
+        training=_training(run_dir / "samples" / "training.png"),
+        diagnostics=_diagnostics(run_dir / "samples"),
         guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
         guidance_grid=_guidance_grid(run_dir / "samples"),
         curves=_curves(points),
+        paired=paired_plots(points),
         families=_families(points),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
@@ -166,6 +173,12 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _diagnostics(samples: Path) -> list[tuple[DiagnosticGrid, Picture]]:
+    """After ``_samples``, which has checked the prompts."""
+    found = diagnostic_grids(samples, _json(samples / "samples.json", list) or [])
+    return [(each, _picture(each.path, each.alt, "", whole=True)) for each in found]
+
+
 def _attention(path: Path) -> Picture | None:
     alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
     return _picture(path, alt, "", whole=True) if path.is_file() else None
@@ -174,6 +187,11 @@ def _attention(path: Path) -> Picture | None:
 def _guidance_grid(folder: Path) -> Picture | None:
     texts = guidance_grid_texts(folder / GUIDANCE_GRID_RECORD)
     return _picture(folder / GUIDANCE_GRID, *texts, whole=True) if texts else None
+
+
+def _training(path: Path) -> Picture | None:
+    alt = "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step."
+    return _picture(path, alt, "", whole=True) if path.is_file() else None
 
 
 def _inside(index: Path, name: Any) -> Path:
@@ -213,7 +231,7 @@ def _curves(points: dict[str, list[tuple[int, float]]]) -> dict[str, list[Plot]]
     """Plots of all metrics that are not per bin, grouped by the first part of their names, losses first."""
     groups: dict[str, list[Plot]] = {"loss": []}
     for name, values in points.items():
-        if not _BIN.fullmatch(name):
+        if not _BIN.fullmatch(name) and name not in PAIRED:
             groups.setdefault(name.rpartition("/")[0].partition("/")[0] or "other", []).append(curve(name, values))
     return {group: plots for group, plots in groups.items() if plots}
 

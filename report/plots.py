@@ -66,12 +66,12 @@ def curve(name: str, points: Points) -> Plot:
 
     Values that are not finite are left out, and the note counts them.
     """
-    finite = _finite(points)
-    steps, values = [step for step, _ in finite], [value for _, value in finite]
+    kept = finite(points)
+    steps, values = [step for step, _ in kept], [value for _, value in kept]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 2.1), layout="constrained")
         axes = figure.subplots()
-        if len(finite) <= _SPARSE:
+        if len(kept) <= _SPARSE:
             axes.plot(steps, values, color=_INK, linewidth=1.3, marker="o", markersize=3)
         else:
             window = max(3, len(values) // 25)
@@ -80,9 +80,9 @@ def curve(name: str, points: Points) -> Plot:
         axes.set_xlabel("step")
         axes.locator_params(axis="both", nbins=5)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useOffset=False, useMathText=True)
-        last = f"the last is {values[-1]:.4g} at step {steps[-1]}" if finite else "none is finite"
+        last = f"the last is {values[-1]:.4g} at step {steps[-1]}" if kept else "none is finite"
         alt = f"Plot of {name} over the steps: {len(points)} values, {last}."
-        return Plot(name, svg(figure), alt, width=346, note=_left_out(len(points) - len(finite)))
+        return Plot(name, svg(figure), alt, width=346, note=left_out(len(points) - len(kept)))
 
 
 def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
@@ -100,11 +100,11 @@ def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
         axes = figure.subplots()
         heavy = sum(map(len, bins.values())) > _RASTER
         for index, points in sorted(bins.items()):
-            finite = _finite(points)
-            style = {"marker": "o", "linewidth": 1.3} if len(finite) <= _SPARSE else {"linewidth": 1.0}
-            steps, values = [step for step, _ in finite], [value for _, value in finite]
+            kept = finite(points)
+            style = {"marker": "o", "linewidth": 1.3} if len(kept) <= _SPARSE else {"linewidth": 1.0}
+            steps, values = [step for step, _ in kept], [value for _, value in kept]
             axes.plot(steps, values, color=colours[index], markersize=3, rasterized=heavy, **style)
-        if family.startswith("heldout/relative"):
+        if family.endswith("/relative_loss"):
             axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)  # as good as the frozen model
         axes.set_xlabel("step")
         axes.locator_params(axis="both", nbins=6)
@@ -115,15 +115,17 @@ def bin_curves(family: str, bins: Mapping[int, Points]) -> Plot:
         bar.ax.grid(False)
         last = ", ".join(f"{index}: {points[-1][1]:.3g}" for index, points in sorted(bins.items()) if points)
         alt = f"Plot of {family} over the steps, a line for each of {count} timestep bins; last value by bin: {last}."
-        missing = sum(len(points) - len(_finite(points)) for points in bins.values())
-        return Plot(family, svg(figure), alt, width=442, note=_left_out(missing))
+        missing = sum(len(points) - len(finite(points)) for points in bins.values())
+        return Plot(family, svg(figure), alt, width=442, note=left_out(missing))
 
 
-def _finite(points: Points) -> list[tuple[int, float]]:
+def finite(points: Points) -> list[tuple[int, float]]:
+    """The points whose values are finite."""
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
-def _left_out(count: int) -> str:
+def left_out(count: int) -> str:
+    """A plot's note of how many values are not finite."""
     return f"left out, not finite: {count}" if count else ""
 
 

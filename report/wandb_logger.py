@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
+from report.diagnostic_grids import diagnostic_grids
+
 
 def wandb_logger(*, project: str, name: str, save_dir: str) -> WandbLogger:
     """A logger that uploads when a key is set (WANDB_API_KEY or ~/.netrc), and writes to `save_dir` otherwise."""
@@ -29,14 +31,17 @@ def has_api_key() -> bool:
 
 
 def publish(logger: Any, run_dir: Path) -> None:
-    """Logs the pictures (samples with their prompts, attention maps) and the results of `run_dir`, to W&B alone."""
+    """Logs the pictures of `run_dir` (samples with their prompts, grids, attention maps) and results, to W&B alone."""
     if not isinstance(logger, WandbLogger):
         return
     if (run_dir / "attention/grid.png").is_file():
         logger.log_image("attention", [str(run_dir / "attention/grid.png")])
     samples = run_dir / "samples"
     drawn = (samples / "samples.json").is_file()
-    for entry in json.loads((samples / "samples.json").read_text()) if drawn else ():
+    entries = json.loads((samples / "samples.json").read_text()) if drawn else []
+    for grid in diagnostic_grids(samples, entries):
+        logger.log_image(grid.path.parent.name, [str(grid.path)], caption=[f"{grid.title}: {grid.prompt}"])
+    for entry in entries:
         for kind in ("base", "tuned"):
             prompt = entry["prompt"] if kind == "tuned" else entry["prior_prompt"]
             paths = [str(samples / path) for path in entry[kind]]

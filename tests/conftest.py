@@ -87,3 +87,10 @@ def save_tiny_vit(folder: Path, *, architecture: str = "vit_tiny_patch16_224", *
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_vit(tmp_path_factory.mktemp("tiny-vit"))
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.picture_metrics import save_tiny_clip  # which imports from here
+
+    return save_tiny_clip(tmp_path_factory.mktemp("clips") / "tiny-clip")

@@ -10,6 +10,7 @@ from tests.runs import compose
 OWN = {"rule": "constant", "scale": 0.5, "kappa": 0.3, "consistency_scale": 1.0, "start": 0.0, "stop": 1.0}
 RUN = {
     "model": {"_target_": "lightning_modules.stable_diffusion.StableDiffusion"},
+    "datamodule": {},
     "guidance": {"_target_": "lightning_modules.guidance.ParallelRescaledGuidance", **OWN},
 }
 
@@ -65,7 +66,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path, overrides, mess
 
 
 def test_a_run_of_before_there_was_a_choice_has_the_default_guidance(tmp_path):
-    run_cfg = overridden(tmp_path, run_config={"model": RUN["model"]})
+    run_cfg = overridden(tmp_path, run_config={key: RUN[key] for key in ("model", "datamodule")})
     assert run_cfg.guidance == {"_target_": "lightning_modules.guidance.ClassifierFreeGuidance"}
 
 

@@ -68,9 +68,9 @@ def test_of_two_objects_the_subject_is_taken_wherever_it_stands():
     identity = Identity.from_pretrained(SHIPPED)
     subject, spec = subject_of("heart_face"), SUBJECTS["heart_face"]
     prompts = [f"a small heart to the {side} of a large red circle on a mint wall" for side in ("left", "right")]
-    pictures = [render(scene_as_asked(asked(p), np.random.default_rng(0), paint=spec.paint)) for p in prompts]
-    alone = render(scene_as_asked(asked("a small heart on a mint wall"), np.random.default_rng(0), paint=spec.paint))
-    circle = render(scene_as_asked(asked("a large red circle on a mint wall"), np.random.default_rng(0)))
+    pictures = [render(scene_as_asked(asked(p), np.random.default_rng(1), paint=spec.paint)) for p in prompts]
+    alone = render(scene_as_asked(asked("a small heart on a mint wall"), np.random.default_rng(1), paint=spec.paint))
+    circle = render(scene_as_asked(asked("a large red circle on a mint wall"), np.random.default_rng(1)))
     *both, one, none = identity([*pictures, alone, circle], arrays(subject.heldout))
     assert min(both) > none + 0.4 and max(abs(each - one) for each in both) < 0.2
 

@@ -15,7 +15,7 @@ from report.metrics_csv import MetricsCSV
 from report.page import write_report
 from report.plots import bin_curves, curve, smooth
 
-_EVIL = "</pre></title><script>alert('x')</script><img src=https://example.org/x>"
+EVIL = "</pre></title><script>alert('x')</script><img src=https://example.org/x>"
 
 
 class _Page(HTMLParser):
@@ -45,7 +45,7 @@ def _bare(folder: Path) -> Path:
     for step in range(30):
         logger.log_metrics({"loss/denoising": 1 / (step + 1), "lr": 1e-4}, step)
     logger.finalize("success")
-    (folder / "config.yaml").write_text(f"prompt: {_EVIL}\n")
+    (folder / "config.yaml").write_text(f"prompt: {EVIL}\n")
     return folder
 
 
@@ -62,34 +62,41 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
+    return full_run(tmp_path)
+
+
+def full_run(folder: Path) -> Path:
     """A run folder with everything, and with markup wherever a user may write."""
-    folder = _bare(tmp_path)
+    _bare(folder)
     logger = MetricsCSV(folder, resume_step=30)
     logger.log_metrics({f"gamma/bin_{i:02d}": i / 10 for i in range(10)}, 30)
     logger.log_metrics({"heldout/relative_loss/bin_00": 1.1, "heldout/relative_loss/bin_09": math.nan}, 30)
-    logger.log_metrics({f"val/{_EVIL}": 1.0}, 30)
+    logger.log_metrics({"train/relative_loss/bin_00": 0.9, "train/prediction_difference": 0.05}, 30)
+    logger.log_metrics({f"val/{EVIL}": 1.0}, 30)
     logger.finalize("success")
-    _picture(folder / "references" / f"{_EVIL.replace('/', '')}.png")
+    _picture(folder / "references" / f"{EVIL.replace('/', '')}.png")
     _picture(folder / "references" / "heldout" / "00.png")
-    entry = {"prompt": f"a sks {_EVIL}", "prior_prompt": f"a {_EVIL}", "base": [], "tuned": []}
+    entry = {"prompt": f"a sks {EVIL}", "prior_prompt": f"a {EVIL}", "base": [], "tuned": []}
     for model in ("base", "tuned"):
         for i in range(2):
             _picture(folder / "samples" / model / f"00-{i}.png")
             entry[model].append(f"{model}/00-{i}.png")
     _samples(folder, [entry])
+    _picture(folder / "samples" / "trajectory" / "00.png", size=(960, 300))
+    _picture(folder / "samples" / "token_attention" / "00.png", size=(1650, 330))
     _picture(folder / "samples" / "guidance_grid.png", size=(476, 600))
-    grid = {"prompt": _EVIL, "seed": 0, "rows": ["w_con=1"], "columns": ["s=1"], "own": [0, 0]}
+    grid = {"prompt": EVIL, "seed": 0, "rows": ["w_con=1"], "columns": ["s=1"], "own": [0, 0]}
     (folder / "samples" / "guidance_grid.json").write_text(json.dumps(grid))
-    metric = {"tuned": 0.12345, "base": None, "reference": -1.0, "description": _EVIL, "unknown": []}
+    metric = {"tuned": 0.12345, "base": None, "reference": -1.0, "description": EVIL, "unknown": []}
     summary = {
-        "experiment": _EVIL,
-        "subject": _EVIL,
+        "experiment": EVIL,
+        "subject": EVIL,
         "steps": 30,
         "seconds": {"fit": 3725.0},
-        "metrics": {_EVIL: metric},
+        "metrics": {EVIL: metric},
     }
     (folder / "metrics.json").write_text(json.dumps(summary | {"unknown": 1}))
-    (folder / "provenance.json").write_text(json.dumps({"git_commit": _EVIL, "packages": {_EVIL: _EVIL}}))
+    (folder / "provenance.json").write_text(json.dumps({"git_commit": EVIL, "packages": {EVIL: EVIL}}))
     return folder
 
 
@@ -99,10 +106,10 @@ def classifier(tmp_path: Path) -> Path:
     folder = _bare(tmp_path)
     _picture(folder / "attention" / "grid.png", size=(1650, 560))
     metrics = {
-        "test/accuracy": {"tuned": 0.75, "base": None, "reference": None, "description": f"{_EVIL}, 40 pictures"},
-        f"test/jaccard/{_EVIL}": {"tuned": 0.5, "base": 0.4321},
+        "test/accuracy": {"tuned": 0.75, "base": None, "reference": None, "description": f"{EVIL}, 40 pictures"},
+        f"test/jaccard/{EVIL}": {"tuned": 0.5, "base": 0.4321},
     }
-    summary = {"experiment": "gta_vit", "subject": "the data", "title": _EVIL, "classes": [_EVIL, "cat"]}
+    summary = {"experiment": "gta_vit", "subject": "the data", "title": EVIL, "classes": [EVIL, "cat"]}
     (folder / "metrics.json").write_text(json.dumps(summary | {"steps": 30, "metrics": metrics}))
     return folder
 
@@ -111,8 +118,8 @@ def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, curve, config, package 2.
-    assert page.text.count(_EVIL) == 14
+    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, below two grids 2 each, curve, config, package 2.
+    assert page.text.count(EVIL) == 18
 
 
 def test_nothing_is_fetched(full: Path) -> None:
@@ -130,8 +137,8 @@ def test_nothing_is_fetched(full: Path) -> None:
 def test_every_picture_is_embedded_whole_with_alt_and_caption(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     pictures = page.pictures()
-    # 1 reference, 1 held out, 2 base, 2 tuned, guidance grid; 3 curves, 2 families of bins.
-    assert len(pictures) == 12
+    # 1 reference, 1 held out, 2 base, 2 tuned, 3 grids; 3 against the frozen model, 3 curves, 3 families of bins.
+    assert len(pictures) == 18
     assert all(picture["alt"] for picture in pictures)
     assert sum(tag == "figcaption" for tag, _ in page.tags) == len(pictures)
     sprite = next(picture for picture in pictures if picture["alt"].startswith("Held-out picture 1 of 1"))
@@ -177,7 +184,7 @@ def test_names_of_classes_are_shown_and_never_run(classifier: Path) -> None:
     page = _Page(write_report(classifier, force=False))
     assert "script" not in {tag for tag, _ in page.tags}
     # Title, heading, metric with its description, config and the list of classes.
-    assert page.text.count(_EVIL) == 6
+    assert page.text.count(EVIL) == 6
 
 
 def test_a_classifier_s_page_shows_what_else_there_is(classifier: Path) -> None:

@@ -282,8 +282,8 @@ def test_places_in_evaluation_prompts_are_read():
     assert said["a photo of a heart to the left of a solid red circle"] == ["left", "right"]
     assert said["a photo of a heart above a dotted white moon on a maroon background"] == ["top", "bottom"]
     assert said["a photo of a heart and a green cross on a black background"] == ["", ""]
-    assert asked("a photo of a checkered heart on a teal background") == Asked(
-        objects=(Seen(noun="heart", texture="checkered"),), background="teal"
+    assert asked("a photo of a checkered heart on a sky background") == Asked(
+        objects=(Seen(noun="heart", texture="checkered"),), background="sky"
     )
 
 

@@ -63,14 +63,14 @@ TEMPLATES = (  # the first ten are a fair mix too; no subject trains on a backgr
     "a photo of a {identifier} {class_word} on a sky background",
     "a photo of a {identifier} {class_word} on the right",
     "a photo of a {identifier} {class_word} and a green cross on a black background",
-    "a photo of a checkered {identifier} {class_word} on a teal background",
+    "a photo of a checkered {identifier} {class_word} on a sky background",
 )
 
 
 def sprite_subject(
     *,
     subject: str,
-    identifier: str,
+    identifier: str | None,
     replaces_class_word: bool,
     instance_prompt: str,
     num_train: int,
@@ -84,6 +84,7 @@ def sprite_subject(
     Args:
         subject: a key of `SUBJECTS`.
         identifier: the rare word that stands for it; one token of the embedded model for "sks", "zwx", "ohwx", "olis".
+            None: there is none.
         replaces_class_word: see `prompt_pair`.
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.

@@ -1,0 +1,51 @@
+"""The similarity of a run's samples to real pictures in the pretrained diffusion model's own features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.subject import Subject
+from datamodules.subject_datamodule import picture_tensor, square_tensor
+from lightning_modules.pipeline_folder import unet_weights
+from lightning_modules.stable_diffusion import StableDiffusion
+from metrics.checkpoint_hash import checkpoint_hash
+from metrics.diffusion_features import diffusion_features
+from metrics.image_similarity import image_similarity
+
+
+class DiffusionSimilarity:
+    """Mean cosine to the held-out pictures, or to the training pictures where none are held out.
+
+    All features are taken with the pretrained UNet, which is kept aside for it.
+    """
+
+    def __init__(self, model: StableDiffusion, subject: Subject) -> None:
+        self.model = model
+        self.target = "held-out" if subject.heldout else "training"
+        self._target = self._features(picture_tensor(subject.heldout or subject.train, model.resolution))
+        self.of_training_pictures = self._to_target(picture_tensor(subject.train, model.resolution))
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> float:
+        return self._to_target(torch.stack([square_tensor(picture, self.model.resolution) for picture in pictures]))
+
+    def describe(self) -> dict[str, Any]:
+        """What `metrics.json` says of the figure beside its numbers."""
+        unet = unet_weights(self.model.pretrained)
+        return {
+            "description": f"mean cosine to the {self.target} pictures, features of the pretrained UNet "
+            "(up_blocks.1, a tenth of the noise steps, mean over space); real: training pictures",
+            "model": self.model.pretrained,
+            "checkpoint": checkpoint_hash(unet) if unet else None,
+            "transform": f"shorter side to {self.model.resolution} px, center crop",
+            "pairing": f"every picture with every {self.target} picture",
+        }
+
+    def _to_target(self, pictures: Tensor) -> float:
+        return float(image_similarity(self._features(pictures), self._target))
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        with self.model.pretrained_pipeline() as pipeline:
+            return diffusion_features(pipeline, pictures, batch_size=self.model.inference_batch_size)

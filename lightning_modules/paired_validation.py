@@ -1,0 +1,110 @@
+"""Student beside frozen model on the same noisy latents, at every timestep bin: held-out and training pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from callbacks.denoising import denoising_loss
+from datamodules.subject import Picture
+from lightning_modules import draws
+from lightning_modules.draws import DrawStream
+from lightning_modules.predicted_x0 import prediction_difference
+from lightning_modules.stable_diffusion import StableDiffusion
+
+SETS = ("heldout", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRows:
+    """What both models are asked, `B` rows: `latents`, `noise` `[B, C, h, w]`, `timesteps` `[B]`, and the prompts."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    student_states: Tensor
+    reference_states: Tensor
+
+
+class PairedValidation:
+    """Sums over one validation: the two models' denoising losses by bin, and the distance of their predictions.
+
+    A picture's noise is the same in every validation, its latent is the posterior's mean, a bin's timestep its middle.
+
+    Args:
+        model: with its text encoder on the device.
+        heldout, train: pictures; a row of a batch is a number into `(*heldout, *train)`.
+        moments: of the VAE's posterior, `[pictures, 2 C, h, w]`.
+        num_bins: timestep bins.
+        seed: of the noise.
+        send: brings a tensor from the CPU to the device.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        heldout: Sequence[Picture],
+        train: Sequence[Picture],
+        *,
+        moments: Tensor,
+        num_bins: int,
+        seed: int,
+        send: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._model, self._moments, self._num_bins, self._seed, self._send = model, moments, num_bins, seed, send
+        self._sizes = (len(heldout), len(train))
+        pictures = (*heldout, *train)
+        self._prompts = [picture.prompts.instance for picture in pictures]
+        self._reference_states = model.encode_prompts([picture.prompts.prior for picture in pictures])
+        self.encode_students()
+
+    def encode_students(self) -> None:
+        """Encodes the student's prompts as its text encoder is now, for a token in it may have moved."""
+        self._student_states = self._model.encode_prompts(self._prompts)
+
+    def begin(self) -> None:
+        """Forgets the last validation."""
+        # Of each set and bin: the student's loss, the frozen model's, the distance of their predictions.
+        self._sums = torch.zeros(len(SETS) * self._num_bins, 3, device=self._moments.device)
+
+    def rows(self, index: Tensor, bins: Tensor) -> ValidationRows:
+        """What is asked of pictures `index` `[B]` at `bins` `[B]`, both on the CPU."""
+        rows = self._send(index)
+        moments = self._moments[rows]
+        latents = self._model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
+        positions = index * self._num_bins + bins
+        noise = draws.normal(self._seed, DrawStream.VALIDATION_NOISE, positions, tuple(latents.shape[1:]))
+        return ValidationRows(
+            latents=latents,
+            noise=self._send(noise),
+            timesteps=self._send(self._timesteps(bins)),
+            student_states=self._student_states[rows],
+            reference_states=self._reference_states[rows],
+        )
+
+    def add(self, index: Tensor, bins: Tensor, *, student: Tensor, reference: Tensor, target: Tensor) -> None:
+        """Adds two predictions `[B, C, h, w]` of what `rows` asked; nothing is read back."""
+        alphas = self._send(self._model.alphas_cumprod[self._timesteps(bins)])
+        difference = prediction_difference(student, reference, alphas, prediction_type=self._model.prediction_type)
+        columns = [denoising_loss(student, target), denoising_loss(reference, target), difference]
+        place = (index >= self._sizes[0]).long() * self._num_bins + bins
+        self._sums.index_add_(0, self._send(place), torch.stack(columns, dim=1))
+
+    def metrics(self) -> dict[str, float]:
+        """`ℓ_θ / ℓ_ref` of each bin, `<set>/relative_loss/bin_NN`, and `<set>/prediction_difference`.
+
+        Of the sets without pictures nothing. Below a loss of 1 the student knows the pictures better than the prior.
+        """
+        sums = self._sums.view(len(SETS), self._num_bins, 3).tolist()
+        metrics = {}
+        for name, size, bins in zip(SETS, self._sizes, sums, strict=True):
+            if size:
+                for number, (student, reference, _) in enumerate(bins):
+                    metrics[f"{name}/relative_loss/bin_{number:02d}"] = student / reference
+                differences = [difference for _, _, difference in bins]
+                metrics[f"{name}/prediction_difference"] = sum(differences) / (size * self._num_bins)
+        return metrics
+
+    def _timesteps(self, bins: Tensor) -> Tensor:
+        return (2 * bins + 1) * self._model.num_train_timesteps // (2 * self._num_bins)

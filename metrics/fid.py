@@ -1,0 +1,22 @@
+"""FID: the distance of two Gaussians that pictures' features are taken for."""
+
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from metrics.picture_distribution import DistributionMetric, Given
+
+
+class FID(DistributionMetric, FrechetInceptionDistance):
+    """Fréchet distance (arXiv:1706.08500) of torchmetrics, in any backbone's features; only Inception's is comparable.
+
+    The covariance of fewer pictures than features is singular and the figure biased: they are refused.
+
+    Args:
+        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        real: a folder of pictures.
+        num_features: of the backbone; 2048 of Inception.
+    """
+
+    name = "fid"
+
+    def __init__(self, *, backbone: str, weights: str | None, real: str, num_features: int) -> None:
+        super().__init__(backbone, weights, real, num_features + 1, feature=Given(num_features))

@@ -1,0 +1,70 @@
+"""What FID and KID share: the pictures of a folder, which a model's pictures are compared with as a whole."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from datamodules.pictures import picture_files, read_pictures
+from datamodules.subject import Subject
+from metrics.embeddings import Embeddings
+from metrics.picture_metric import BackboneMetric, Drawn
+
+
+class Given(nn.Module):
+    """Stands for torchmetrics' feature extractor, which is fed with embeddings `[N, num_features]` here."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return embeddings
+
+
+class DistributionMetric(BackboneMetric):
+    """A distance of all that is drawn to the pictures in the folder `real`; lower is better.
+
+    Args:
+        real: a folder of pictures.
+        at_least: pictures on either side.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, backbone: str, weights: str | None, real: str, at_least: int, **kwargs: Any) -> None:
+        super().__init__(backbone, weights, **kwargs)
+        self.real, self.at_least = real, at_least
+        self._pictures: list[Any] = []
+
+    def check(self, *, num_pictures: int, images_per_prompt: int) -> None:
+        """Also refuses too few pictures; see `PictureMetric.check`."""
+        given = len(picture_files(Path(self.real).expanduser()))
+        for count, what, mend in (
+            (num_pictures, "are drawn", "raise evaluation.images_per_prompt or max_prompts"),
+            (given, f"lie in real={self.real}", "give a folder of more"),
+        ):
+            if count < self.at_least:
+                raise ValueError(
+                    f"{self.name} by {self.backbone} needs {self.at_least} pictures, and {count} {what}: {mend}, or "
+                    "leave it out"
+                )
+        super().check(num_pictures=num_pictures, images_per_prompt=images_per_prompt)
+
+    def look(self, drawn: Drawn, subject: Subject, embeddings: Embeddings) -> int:
+        if not self._pictures:
+            self._pictures = [each for _, each in read_pictures(Path(self.real).expanduser(), skip_broken=False)]
+        self.update(self.embed(embeddings, self._pictures), real=True)
+        self.update(self.embed(embeddings, drawn.pictures), real=False)
+        return len(drawn.pictures)
+
+    def look_at_real(self, subject: Subject, embeddings: Embeddings) -> int:
+        return 0
+
+    def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
+        return {
+            "description": f"{self.name.upper()} to the pictures in {self.real}, features of {self.backbone}",
+            **self.describe_backbone(embeddings),
+            "pairing": f"all that was drawn with all pictures in {self.real}",
+            "compared_with": len(self._pictures),
+        }
