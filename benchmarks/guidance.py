@@ -11,21 +11,20 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.pool import recipe_hash, refuse_other, run_all
+
 ROOT = Path(__file__).parents[1]
-SUBJECTS = ("heart_face", "star_badge", "square_bolt")  # whose identity is told apart: assets/sprites-identity
+SUBJECTS = ("heart_face", "star_badge", "triangle_halves", "moon_halves")  # those that benchmarks/methods.py reports
+PROMPTS, PICTURES, DENOISING_STEPS = 10, 2, 15  # as there: of each subject, and pictures of each prompt
 GUIDANCE_SCALES = (None, 1.5, 2.5, 7.5)  # of CFG; None is the model's own, as of everything else
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
-MINUTES_PER_SUBJECT = 18  # of one core of the machine that docs/benchmark_guidance.md was made on
+MINUTES_PER_SUBJECT = 12  # of one core of the machine that docs/benchmark_guidance.md was made on
 
 
 @dataclass(frozen=True)
@@ -90,24 +89,25 @@ def train(folder: Path, subject: str, experiment: str) -> Path:
 
 
 def draw(folder: Path, subject: str) -> None:
-    """Every variant's pictures of one subject, `<folder>/<subject>/<variant>/NN.png`."""
+    """Every variant's pictures of one subject, `<folder>/<subject>/<variant>/<prompt>-<copy>.png`."""
     import torch
     from hydra.utils import instantiate
-    from lanes import compose_run
 
+    from benchmarks.lanes import compose_run
     from lightning_modules.sampling import sample, sample_guided
 
     torch.set_num_threads(1)
     os.chdir(ROOT)
-    cfg = compose_run(["logger=csv", f"data.subject={subject}"])
-    pairs = instantiate(cfg.data).evaluation_prompts
-    seeds = list(range(len(pairs)))
+    cfg = compose_run(["logger=csv", f"data.subject={subject}", f"model.num_inference_steps={DENOISING_STEPS}"])
+    pairs = [pair for pair in instantiate(cfg.data).evaluation_prompts[:PROMPTS] for _ in range(PICTURES)]
+    seeds = list(range(PICTURES)) * PROMPTS
 
     def save(pictures: list[Any], name: str) -> None:
         unfinished = folder / subject / f".{name}"
         unfinished.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
-            picture.save(unfinished / f"{number:02d}.png")
+            prompt, copy = divmod(number, PICTURES)
+            picture.save(unfinished / f"{prompt:02d}-{copy}.png")
         unfinished.replace(folder / subject / name)
 
     if not (folder / subject / "base").exists():
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     args = parser.parse_args()
     root = args.root.resolve()
+    protocol = [list(SUBJECTS), PROMPTS, PICTURES, DENOISING_STEPS]
+    refuse_other(root, {"protocol": protocol, "recipe": recipe_hash("assets/sprites-sd")})
     left = [s for s in SUBJECTS if any(not (root / s / v.name).exists() for v in variants())]
     minutes = -(-len(left) // args.workers) * MINUTES_PER_SUBJECT
     print(
@@ -145,14 +147,13 @@ def main() -> None:
     )
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(draw, root, subject) for subject in left]
-        for job in track(jobs, "drawing"):
-            job.result()
+    run_all(draw, [(root, subject) for subject in left], workers=args.workers, what="drawing")
 
-    from guidance_table import write
+    from benchmarks.guidance_table import write
+    from benchmarks.methods_scores import Scores
 
-    write(root, args.out, variants(), SUBJECTS, command=" ".join(["python", *sys.argv]))
+    scores = Scores(PROMPTS)
+    write(root, args.out, variants(), SUBJECTS, scores, copies=PICTURES, command=" ".join(["python", *sys.argv]))
     print(
         f"{(time.perf_counter() - began) / 60:.1f} minutes; the result lies in {args.out}, all pictures in {args.root}"
     )

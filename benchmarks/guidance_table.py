@@ -3,45 +3,34 @@
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
 import numpy as np
-from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.curves import front_area
-from metrics.attribute_adherence import attribute_adherence
-from metrics.identity import Identity
-from metrics.sprites_judge import SpritesJudge
+from benchmarks.methods_scores import Scores
 from report.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 Score = tuple[float, float]  # identity, adherence
 
 
-def scores(root: Path, names: Sequence[str], subjects: Sequence[str]) -> dict[str, dict[str, Score]]:
+def scores_of(
+    root: Path, names: Sequence[str], subjects: Sequence[str], scores: Scores, copies: int
+) -> dict[str, dict[str, Score]]:
     """Identity and adherence of every variant for every subject, `[variant][subject]`."""
-    from lanes import compose_run
-
-    judge = SpritesJudge.from_pretrained(ROOT / "assets/sprites-judge")
-    identity = Identity.from_pretrained(ROOT / "assets/sprites-identity")
     found: dict[str, dict[str, Score]] = {name: {} for name in names}
-    for subject in subjects:
-        data = instantiate(compose_run(["logger=csv", f"data.subject={subject}"]).data)
-        pairs = data.evaluation_prompts
-        prompts = [pair.prior for pair in pairs]
-        references, masks = [np.asarray(each.image) for each in data.heldout], [each.mask for each in data.heldout]
-        for name in names:
-            pictures = [np.asarray(Image.open(path)) for path in sorted((root / subject / name).glob("*.png"))]
-            adherence = attribute_adherence(judge, pictures, prompts)["all"]
-            kept = [picture for picture, pair in zip(pictures, pairs, strict=True) if pair.keeps_paint]
-            found[name][subject] = (float(identity(kept, references, masks).mean()), adherence)
+    for name, subject in product(names, subjects):
+        identity, adherence = scores.of([root / subject / name], subject, copies).curve()
+        found[name][subject] = (float(identity[0]), float(adherence[0]))
     return found
 
 
@@ -51,9 +40,12 @@ def with_error(values: Sequence[float], digits: int) -> str:
     return f"{mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
-def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str], *, command: str) -> None:
+def write(
+    root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str], scores: Scores, *, copies: int,
+    command: str,
+) -> None:  # fmt: skip
     """Writes the page and, beside it, the picture of the front."""
-    found = scores(root, ["base", *(variant.name for variant in variants)], subjects)
+    found = scores_of(root, ["base", *(variant.name for variant in variants)], subjects, scores, copies)
     labels = list(dict.fromkeys(variant.label for variant in variants))
     lines = {label: [variant.name for variant in variants if variant.label == label] for label in labels}
     areas = {
@@ -73,12 +65,11 @@ def write(root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str
         verdict(areas),
         "",
         f"`{command}`, commit {provenance()['git_commit']}. {len(subjects)} subjects ({', '.join(subjects)}), one run "
-        "of each method with its experiment's settings, one picture of each of the subject's evaluation prompts, the "
-        "same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine of the object to "
-        "that of held-out pictures in whitened features (`assets/sprites-identity`), without the prompts that repaint "
-        "it. Adherence: share of the pictures in which the "
-        "judge (`assets/sprites-judge`) finds all that the prompt asks for. Base: the pretrained model, given the "
-        "class word.",
+        f"of each method with its experiment's settings, {copies} pictures of each of {scores.prompts} evaluation "
+        "prompts, the same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine of "
+        "the object to that of held-out pictures (`assets/sprites-identity`), without the prompts that repaint it. "
+        "Adherence: share of the pictures in which the judge (`assets/sprites-judge`) finds all that the prompt asks "
+        "for. Base: the pretrained model, given the class word.",
         "",
         f"![identity against adherence]({plot.name})",
         "",
@@ -160,7 +151,8 @@ def draw_grid(folder: Path, variants: Sequence[Any], path: Path, *, number: int 
     for row, scale in enumerate(rows):
         draw.text((2, top + row * tile + tile // 2 - 6), f"w_con={scale:g}", fill="black", font=font)
     for variant in scaled:
-        picture = Image.open(folder / variant.name / f"{number:02d}.png").resize((tile, tile), Image.Resampling.NEAREST)
+        picture = Image.open(folder / variant.name / f"{number:02d}-0.png")
+        picture = picture.resize((tile, tile), Image.Resampling.NEAREST)
         place = (columns.index(variant.label), rows.index(variant.consistency_scale))
         grid.paste(picture, (left + place[0] * tile, top + place[1] * tile))
     grid.save(path)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # of the indicator, to choose from
     "as in conf/": (),
     "zoom at most 1.5": ("module.augmentation.max_zoom=1.5",),
     "no augmentation": ("regularizer.overfitting_indicator.augmentation=false",),
-    "no augmentation, T / 4": (
+    "no augmentation, T = 4": (
         "regularizer.overfitting_indicator.augmentation=false",
-        "model.indicator_scale=${product:0.25,MODEL}",
+        "model.indicator_scale=4",
     ),
 }
 
@@ -70,9 +70,19 @@ SIZES = {
         seeds=2,
         prompts=10,
         pictures=2,
-        steps=(0, 50, 100, 200, 400),
+        steps=(0, 50, 100, 200, 300),
         denoising_steps=15,
-        seconds=100,
+        seconds=110,
+    ),
+    "full": Size(
+        chosen_on=("square_bolt", "circle_quarters"),
+        subjects=("heart_face", "star_badge", "triangle_halves", "moon_halves"),
+        seeds=5,
+        prompts=20,
+        pictures=4,
+        steps=(0, 50, 100, 150, 200, 300, 400, 600),
+        denoising_steps=20,
+        seconds=900,
     ),
 }
 
@@ -88,7 +98,7 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         settings = f", {self.settings}" if INDICATOR in METHODS[self.method][1] else ""
-        return root / self.subject / f"{self.method}{settings}, seed {self.seed}".replace("/", "over")
+        return root / self.subject / f"{self.method}{settings}, seed {self.seed}"
 
     def overrides(self) -> list[str]:
         experiment, parts = METHODS[self.method]
@@ -166,13 +176,16 @@ def runs(methods: Iterable[str], settings: Iterable[str], subjects: Iterable[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="default")
+    parser.add_argument("--seeds", type=int, help="fewer than the size has: the rest can be added later")
     parser.add_argument("--root", type=Path, help="folder of the runs, runs/benchmark_<size> if not given")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     options = parser.parse_args()
     size = SIZES[options.size]
+    made_with = {"size": asdict(size) | {"seeds": None}, "recipe": recipe_hash(*ASSETS)}
+    size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
-    refuse_other(root, {"size": asdict(size) | {"steps": list(size.steps)}, "recipe": recipe_hash(*ASSETS)})
+    refuse_other(root, made_with)
     tried = runs(["APT"], SETTINGS, size.chosen_on, 1)
     count = len(tried) + len(METHODS) * len(size.subjects) * size.seeds
     minutes = count * size.seconds / options.workers / 60
@@ -191,7 +204,7 @@ def main() -> None:
     scores = Scores(size.prompts)
 
     def score(run: Run) -> Any:
-        return scores.of(run.folder(root), run.subject, size.steps, size.pictures)
+        return scores.of([run.folder(root) / f"{step}" for step in size.steps], run.subject, size.pictures)
 
     areas = {name: [area(score(run)) for run in tried if run.settings == name] for name in SETTINGS}
     chosen = chosen_settings(areas)

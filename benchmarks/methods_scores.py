@@ -1,4 +1,4 @@
-"""What the pictures of `benchmarks/methods.py` show: identity and adherence of every one of them, step by step."""
+"""What a benchmark's pictures show: identity and adherence of every one of them, read once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RunScores:
-    """Of one run, `[steps, prompts, copies]` each.
+    """Of the pictures in one or several folders (a run's steps), `[folders, prompts, copies]` each.
 
     Args:
         identity: cosine to the subject; NaN where the prompt gives it another paint.
@@ -36,7 +36,7 @@ class RunScores:
     nearest: Array
 
     def curve(self, copies: slice = slice(None)) -> tuple[Array, Array]:
-        """Mean identity and adherence `[steps]` of these copies of every prompt."""
+        """Mean identity and adherence `[folders]` of these copies of every prompt."""
         return np.nanmean(self.identity[..., copies], (1, 2)), self.adherence[..., copies].mean((1, 2))
 
 
@@ -46,7 +46,7 @@ class Scores:
     def __init__(self, prompts: int) -> None:
         self.prompts = prompts
         self._subjects: dict[str, Any] = {}
-        self._runs: dict[Path, RunScores] = {}
+        self._read: dict[tuple[Path, ...], RunScores] = {}
 
     @cached_property
     def judge(self) -> SpritesJudge:
@@ -61,19 +61,20 @@ class Scores:
             self._subjects[name] = instantiate(compose_run(["logger=csv", f"data.subject={name}"]).data)
         return self._subjects[name]
 
-    def of(self, folder: Path, subject: str, steps: Sequence[int], copies: int) -> RunScores:
-        """Those of the pictures `<folder>/<step>/<prompt>-<copy>.png`."""
-        if folder not in self._runs:
-            self._runs[folder] = self._read(folder, self.subject(subject), steps, copies)
-        return self._runs[folder]
+    def of(self, folders: Sequence[Path], subject: str, copies: int) -> RunScores:
+        """Those of the pictures `<folder>/<prompt>-<copy>.png` of every folder."""
+        key = tuple(folders)
+        if key not in self._read:
+            self._read[key] = self._scores(folders, self.subject(subject), copies)
+        return self._read[key]
 
-    def _read(self, folder: Path, data: Any, steps: Sequence[int], copies: int) -> RunScores:
+    def _scores(self, folders: Sequence[Path], data: Any, copies: int) -> RunScores:
         pairs = data.evaluation_prompts[: self.prompts]
         names = [f"{prompt:02d}-{copy}.png" for prompt in range(len(pairs)) for copy in range(copies)]
-        pictures = [np.asarray(Image.open(folder / f"{step}" / name)) for step in steps for name in names]
-        shape = (len(steps), len(pairs), copies)
+        pictures = [np.asarray(Image.open(folder / name)) for folder in folders for name in names]
+        shape = (len(folders), len(pairs), copies)
         heldout, train = (self._compare(pictures, group) for group in (data.heldout, data.train))
-        wanted = [asked(pair.prior) for pair in pairs for _ in range(copies)] * len(steps)
+        wanted = [asked(pair.prior) for pair in pairs for _ in range(copies)] * len(folders)
         right = [
             answers(question, seen, read_background(picture))["all"]
             for question, seen, picture in zip(wanted, self.judge.read(pictures), pictures, strict=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning_modules.adherence_stopping import last_step_before_drop
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.curves import attained, bootstrap_error, front_area, paired
 from benchmarks.methods_scores import RunScores, Scores
+from lightning_modules.adherence_stopping import last_step_before_drop
 from report.provenance import provenance
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def area(scores: RunScores) -> float:
 
 def stopped(scores: RunScores, steps: Sequence[int]) -> int:
     """Index of the step that `last_step_before_drop` keeps, by the first copy of every prompt's picture."""
-    chosen = last_step_before_drop(steps, scores.adherence[..., FIRST].mean(2), num_standard_errors=2.0)
+    chosen = last_step_before_drop(steps, scores.adherence[..., FIRST].mean(2), num_standard_errors=2.0, patience=1)
     return list(steps).index(chosen.step)
 
 

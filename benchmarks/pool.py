@@ -45,6 +45,7 @@ def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
     """
     note = root / "made_with.json"
     root.mkdir(parents=True, exist_ok=True)
+    made_with = json.loads(json.dumps(made_with))  # a tuple is read back as a list
     if note.exists() and json.loads(note.read_text()) != made_with:
         sys.exit(
             f"error: the runs in {root} were made with other overrides, configs or weights: choose another --root, or "
