@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 from gta_table import Results, write
-from pool import recipe_hash, refuse_other, run_all
+from pool import fit, recipe_hash, refuse_other, run_all
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -81,10 +81,8 @@ class Bench:
     def train_all(self, runs: Iterable[Run], what: str) -> None:
         """Trains what is missing, `workers` at a time."""
         missing = [run for run in runs if not (self.root / run.folder / "report.html").exists()]
-        for run in missing:  # what an interrupted run has left begins anew
-            for path in sorted((self.root / run.folder).rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-        run_all(train, [(run, self) for run in missing], workers=self.workers, what=what)
+        jobs = [((self.root / run.folder).resolve(), [*run.overrides(), *self.overrides]) for run in missing]
+        run_all(fit, jobs, workers=self.workers, what=what)
 
     def figures(self, run: Run) -> dict[str, float]:
         """What the run's `metrics.json` says of the tuned model, by name; the source's under `base/…`."""
@@ -95,27 +93,6 @@ class Bench:
     def record(self, run: Run) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((self.root / run.folder / "metrics.json").read_text())
         return record
-
-
-def train(run: Run, bench: Bench) -> None:
-    """What `python run.py <overrides>` does, in this process, which has imported torch already."""
-    import torch
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
-
-    import run as holdfast
-
-    torch.set_num_threads(1)
-    folder = (bench.root / run.folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = [*run.overrides(), *bench.overrides, f"hydra.runtime.output_dir='{folder}'"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    holdfast.fit(cfg, folder)
 
 
 def weights_tried(fractions: Iterable[float]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,6 +36,29 @@ def _quiet() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def fit(folder: Path, overrides: Sequence[str]) -> None:
+    """What `python run.py <overrides>` does, with `folder` as its run folder, in a process that has torch already.
+
+    What an interrupted run has left there begins anew.
+    """
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    import run as holdfast
+
+    torch.set_num_threads(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [*overrides, f"hydra.runtime.output_dir='{folder}'"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    holdfast.fit(cfg, folder)
 
 
 def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:

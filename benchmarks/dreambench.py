@@ -1,0 +1,131 @@
+"""DreamBench: `python benchmarks/dreambench.py --root <dataset> [run.py overrides]` writes a table of its figures.
+
+Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (METHODS.md
+§5), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the hub or from
+disk; where there are none, name others: `'evaluation/metrics=[image_similarity]'`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.pool import fit, recipe_hash, refuse_other, run_all
+from datamodules.dreambooth import TABLE, read_prompt_table
+from report.provenance import provenance
+
+ROOT = Path(__file__).parents[1]
+METRICS = "evaluation/metrics=[dino,clip_i,clip_t]"
+PUBLISHED = {  # DINO, CLIP-I, CLIP-T of arXiv:2208.12242, by METHODS.md §5; not measured here
+    "real pictures": (0.774, 0.885, None),
+    "DreamBooth, Imagen": (0.696, 0.812, 0.306),
+    "DreamBooth, Stable Diffusion": (0.668, 0.803, 0.305),
+    "Textual Inversion, Stable Diffusion": (0.569, 0.780, 0.255),
+}
+Figures = Mapping[str, Mapping[str, float | None]]  # of a metric: tuned, base, reference
+
+
+def subjects(root: Path) -> list[str]:
+    """Those of the dataset's table that have a folder.
+
+    Raises:
+        FileNotFoundError: there is no table, or none of its subjects.
+    """
+    if not (root / TABLE).is_file():
+        raise FileNotFoundError(f"{root / TABLE} is not there; --root is the folder `dataset` of google/dreambooth")
+    found = [name for name in read_prompt_table(root / TABLE).classes if (root / name).is_dir()]
+    if not found:
+        raise FileNotFoundError(f"{root} has a folder of none of the subjects in {TABLE}")
+    return found
+
+
+def table(figures: Mapping[str, Sequence[Figures]]) -> list[str]:
+    """A row for each experiment, with the untouched model and the real pictures of the first; ± over subjects."""
+    names = [name for name, each in next(iter(figures.values()))[0].items() if each.get("tuned") is not None]
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    first = next(iter(figures))
+    rows = [("untouched model", first, "base"), ("real pictures", first, "reference")]
+    for label, experiment, kind in [*rows, *((each, each, "tuned") for each in figures)]:
+        cells = []
+        for name in names:
+            values = [value for each in figures[experiment] if (value := each[name].get(kind)) is not None]
+            error = f" ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{error}" if values else "–")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def published() -> list[str]:
+    """The paper's figures, as they stand there."""
+    rows = [
+        f"| {name} | {' | '.join('–' if value is None else f'{value:.3f}' for value in values)} |"
+        for name, values in PUBLISHED.items()
+    ]
+    return ["| published | DINO | CLIP-I | CLIP-T |", "|---|---:|---:|---:|", *rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="the folder `dataset` of google/dreambooth")
+    parser.add_argument("--experiments", nargs="+", default=["dreambooth", "apt_dreambooth", "dco_dreambooth"])
+    parser.add_argument("--subjects", nargs="+", help="of the dataset; all if not given")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/dreambench", help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/dreambench.md")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each; one a GPU")
+    parser.add_argument("overrides", nargs="*", help="of run.py, for every run: model=sd15 …")
+    options = parser.parse_intermixed_args()
+    try:
+        present = subjects(options.root)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if unknown := set(options.subjects or ()) - set(present):
+        sys.exit(
+            f"error: {', '.join(sorted(unknown))}: no such subject in {options.root}; there are {', '.join(present)}"
+        )
+    chosen = options.subjects or present
+    folders = {
+        (experiment, subject): (options.runs / experiment / subject).resolve()
+        for experiment in options.experiments
+        for subject in chosen
+    }
+    refuse_other(options.runs, {"overrides": options.overrides, "recipe": recipe_hash()})
+    overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
+                 "evaluation.images_per_prompt=4", "logger=csv", METRICS, *options.overrides]  # fmt: skip
+    left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
+    print(f"{len(left)} of {len(folders)} runs are to be done, {options.workers} at a time")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.perf_counter()
+    jobs = [
+        (folder, [f"experiment={experiment}", f"data.subject={subject}", *overrides])
+        for (experiment, subject), folder in left.items()
+    ]
+    run_all(fit, jobs, workers=options.workers, what="DreamBench")
+    figures = {
+        experiment: [
+            json.loads((folders[experiment, subject] / "metrics.json").read_text())["metrics"] for subject in chosen
+        ]
+        for experiment in options.experiments
+    }
+    command = " ".join(["python benchmarks/dreambench.py", *sys.argv[1:]])
+    page = [
+        "# DreamBench", "",
+        f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, all of their prompts, four pictures "
+        "each; ± is the standard error over subjects. Each run's `metrics.json` says what a figure was measured with.",
+        "", *table(figures), "", "Published, on other models and hardware; not measured here:", "",
+        *published(), "",
+    ]  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("\n".join(page))
+    print(
+        f"{(time.perf_counter() - began) / 60:.1f} minutes; the table lies in {options.out}, all runs in {options.runs}"
+    )
+
+
+if __name__ == "__main__":
+    main()
