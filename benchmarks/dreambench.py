@@ -116,7 +116,8 @@ def main() -> None:
     page = [
         "# DreamBench", "",
         f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, all of their prompts, four "
-        "pictures each; ± is the standard error over subjects. Each run's `metrics.json` says what a figure was measured with.",
+        "pictures each; ± is the standard error over subjects. Each run's `metrics.json` says what a figure was "
+        "measured with.",
         "", *table(figures), "", "Published, on other models and hardware; not measured here:", "",
         *published(), "",
     ]  # fmt: skip
