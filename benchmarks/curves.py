@@ -1,11 +1,13 @@
 """Curves of identity against adherence along training, and how two of them are compared: numbers in, numbers out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Curve = tuple[Array, Array]  # identity, adherence: `[steps]` each
 POINTS = 64  # of the identity range of two curves
 
 
@@ -28,17 +30,20 @@ def attained(identity: Array, adherence: Array, at: Array) -> Array:
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def mean_gap(one: tuple[Array, Array], other: tuple[Array, Array]) -> float:
-    """Mean of `attained` of one curve minus that of another, over the identities that both of them cover.
+def common_range(one: Curve, other: Curve) -> tuple[float, float]:
+    """The identities, from and to, that both curves cover; the second is not above the first where they share none.
 
-    METHODS.md §5 asks for the comparison; the mean over the range is not stated in the sources. The range begins at the
-    untouched model's identity, where both start.
-
-    Returns:
-        NaN where they share no range.
+    The range begins at the untouched model's identity, where both start.
     """
-    low = max(curve[0][0] for curve in (one, other))
-    high = min(curve[0].max() for curve in (one, other))
+    return max(curve[0][0] for curve in (one, other)), min(curve[0].max() for curve in (one, other))
+
+
+def mean_gap(one: Curve, other: Curve) -> float:
+    """Mean of `attained` of one curve minus that of another, over their `common_range`; NaN where they share none.
+
+    METHODS.md §5 asks for the comparison; the mean over the range is not stated in the sources.
+    """
+    low, high = common_range(one, other)
     if high <= low:
         return float("nan")
     at = np.linspace(low, high, POINTS)
@@ -48,9 +53,11 @@ def mean_gap(one: tuple[Array, Array], other: tuple[Array, Array]) -> float:
 def bootstrap_error(values: Array, *, seed: int = 0, draws: int = 2000) -> float:
     """Standard error of the mean of `values` `[subjects, seeds]`, by drawing subjects and, within each, seeds anew.
 
-    Seeds of one subject are not independent evidence, so subjects are drawn first. NaN entries are left out; NaN where
-    there is one subject alone.
+    Seeds of one subject are not independent evidence, so subjects are drawn first. What is drawn from S subjects varies
+    by (S − 1) / S too little, which is made up for. NaN entries are left out; NaN where fewer than two subjects have a
+    value.
     """
+    values = values[np.isfinite(values).any(1)]
     if len(values) < 2:
         return float("nan")
     rng = np.random.default_rng(seed)
@@ -59,18 +66,42 @@ def bootstrap_error(values: Array, *, seed: int = 0, draws: int = 2000) -> float
     drawn = values[subjects[:, :, None], seeds]
     counts = np.isfinite(drawn).sum((1, 2))
     means = np.nansum(drawn, (1, 2))[counts > 0] / counts[counts > 0]
-    return float(means.std())
+    return float(means.std() * np.sqrt(len(values) / (len(values) - 1)))
 
 
-def paired(
-    ones: Sequence[Sequence[tuple[Array, Array]]],
-    others: Sequence[Sequence[tuple[Array, Array]]],
-    gap: Callable[[tuple[Array, Array], tuple[Array, Array]], float] = mean_gap,
-) -> tuple[float, float, int]:
-    """Mean of `gap` over `[subjects][seeds]` pairs of curves, its bootstrap error, and how many pairs share a range."""
-    values = np.array([[gap(a, b) for a, b in zip(*row, strict=True)] for row in zip(ones, others, strict=True)])
-    count = int(np.isfinite(values).sum())
-    return (float(np.nanmean(values)) if count else float("nan"), bootstrap_error(values), count)
+@dataclass(frozen=True)
+class Gap:
+    """A paired difference.
+
+    Args:
+        mean: over the pairs that share a range, NaN where none does.
+        error: its bootstrap error.
+        pairs: how many share a range, of `of`.
+        share: of the other curve's rise in identity that the ranges cover, mean over those pairs.
+    """
+
+    mean: float
+    error: float
+    pairs: int
+    of: int
+    share: float
+
+
+def paired(ones: Sequence[Sequence[Curve]], others: Sequence[Sequence[Curve]]) -> Gap:
+    """`mean_gap` over pairs of curves, `[subjects][seeds]` each."""
+    rows = [list(zip(*row, strict=True)) for row in zip(ones, others, strict=True)]
+    gaps = np.array([[mean_gap(one, other) for one, other in row] for row in rows])
+    shares = [
+        (high - low) / (other[0].max() - other[0][0])
+        for row in rows
+        for one, other in row
+        for low, high in [common_range(one, other)]
+        if high > low
+    ]
+    known = gaps[np.isfinite(gaps)]
+    mean = float(known.mean()) if known.size else float("nan")
+    share = float(np.mean(shares)) if shares else 0.0
+    return Gap(mean, bootstrap_error(gaps), known.size, gaps.size, share)
 
 
 def front_area(points: Sequence[tuple[float, float]], *, floor: tuple[float, float]) -> float:

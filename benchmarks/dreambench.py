@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", help="of the dataset; all if not given")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/dreambench", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/dreambench.md")
-    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each; one a GPU")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each, on a CPU; one on a GPU")
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run: model=sd15 …")
     options = parser.parse_intermixed_args()
     try:
@@ -94,7 +94,9 @@ def main() -> None:
         for experiment in options.experiments
         for subject in chosen
     }
-    refuse_other(options.runs, {"overrides": options.overrides, "recipe": recipe_hash()})
+    refuse_other(
+        options.runs, {"root": str(options.root.resolve()), "overrides": options.overrides, "recipe": recipe_hash()}
+    )
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
                  "evaluation.images_per_prompt=4", "logger=csv", METRICS, *options.overrides]  # fmt: skip
     left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}

@@ -18,11 +18,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gta_table import Results, write
-from pool import fit, recipe_hash, refuse_other, run_all
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.gta_table import Results, write
+from benchmarks.pool import fit, recipe_hash, refuse_other, run_all
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 WEIGHTS: dict[str, tuple[str, tuple[float, ...] | None] | None] = {  # the key and values of the weight to choose
     "linear_probe_vit": None,

@@ -22,7 +22,7 @@ from benchmarks.pool import recipe_hash, refuse_other, run_all
 ROOT = Path(__file__).parents[1]
 SUBJECTS = ("heart_face", "star_badge", "triangle_halves", "moon_halves")  # those that benchmarks/methods.py reports
 PROMPTS, PICTURES, DENOISING_STEPS = 10, 2, 15  # as there: of each subject, and pictures of each prompt
-GUIDANCE_SCALES = (None, 1.5, 2.5, 7.5)  # of CFG; None is the model's own, as of everything else
+GUIDANCE_SCALES = (None, 1.5, 2.5, 5.5, 7.5)  # of CFG; None is the model's own, as of everything else
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
 MINUTES_PER_SUBJECT = 12  # of one core of the machine that docs/benchmark_guidance.md was made on
 
@@ -79,7 +79,7 @@ def train(folder: Path, subject: str, experiment: str) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         command = [
             sys.executable, "run.py", f"experiment={experiment}", f"data.subject={subject}", "logger=csv",
-            "evaluation.max_prompts=1", "evaluation.images_per_prompt=1", f"hydra.run.dir={unfinished}",
+            "evaluation.max_prompts=1", "evaluation.images_per_prompt=1", f"hydra.run.dir='{unfinished}'",
         ]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
@@ -115,7 +115,7 @@ def draw(folder: Path, subject: str) -> None:
         drawn = sample(
             model.pipeline, [pair.prior for pair in pairs], seeds=seeds, guidance_scale=model.guidance_scale,
             num_inference_steps=model.num_inference_steps, batch_size=model.inference_batch_size,
-            resolution=model.resolution, description="base",
+            resolution=model.resolution, description=None,
         )  # fmt: skip
         save(drawn, "base")
     for experiment in ("dreambooth", "apt_dreambooth", "dco_dreambooth"):
@@ -128,7 +128,7 @@ def draw(folder: Path, subject: str) -> None:
         for variant in todo:
             guidance = instantiate(compose_run([*variant.overrides(), "logger=csv"]).guidance)
             model.guidance_scale = variant.guidance_scale or cfg.model.guidance_scale
-            save(sample_guided(model, pairs, guidance, seeds=seeds, description=variant.name)[0], variant.name)
+            save(sample_guided(model, pairs, guidance, seeds=seeds, description=None)[0], variant.name)
 
 
 def main() -> None:
@@ -138,7 +138,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     args = parser.parse_args()
     root = args.root.resolve()
-    protocol = [list(SUBJECTS), PROMPTS, PICTURES, DENOISING_STEPS]
+    drawn = {variant.name: [variant.experiment, *variant.overrides()] for variant in variants()}
+    protocol = [SUBJECTS, PROMPTS, PICTURES, DENOISING_STEPS, drawn]
     refuse_other(root, {"protocol": protocol, "recipe": recipe_hash("assets/sprites-sd")})
     left = [s for s in SUBJECTS if any(not (root / s / v.name).exists() for v in variants())]
     minutes = -(-len(left) // args.workers) * MINUTES_PER_SUBJECT

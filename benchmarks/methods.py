@@ -6,7 +6,6 @@ repeated, so the command goes on where it was interrupted; `--size full` is mean
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.pool import recipe_hash, refuse_other, run_all
 
 ROOT = Path(__file__).parents[1]
-ASSETS = ("assets/sprites-sd", "assets/sprites-judge", "assets/sprites-identity")
+ASSET = "assets/sprites-sd"  # the others only score
 INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
 PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of APT's parts, those that stay
@@ -113,7 +112,7 @@ class DrawAlong(L.Callback):
     """Draws the same prompts from the same noise at some of the steps, into `<folder>/<step>/<prompt>-<copy>.png`."""
 
     def __init__(self, folder: Path, size: Size) -> None:
-        self.folder, self.size, self.seconds = folder, size, 0.0
+        self.folder, self.size = folder, size
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         if 0 in self.size.steps:
@@ -127,7 +126,6 @@ class DrawAlong(L.Callback):
         from lightning_modules.guidance import ClassifierFreeGuidance
         from lightning_modules.sampling import sample_guided
 
-        began = time.perf_counter()
         pairs = module.trainer.datamodule.subject.evaluation_prompts[: self.size.prompts]
         repeated = [pair for pair in pairs for _ in range(self.size.pictures)]
         seeds = [copy for _ in pairs for copy in range(self.size.pictures)]
@@ -138,7 +136,6 @@ class DrawAlong(L.Callback):
         for number, picture in enumerate(pictures):
             prompt, copy = divmod(number, self.size.pictures)
             picture.save(self.folder / f"{step}" / f"{prompt:02d}-{copy}.png")
-        self.seconds += time.perf_counter() - began
 
 
 def train(run: Run, root: Path, size: Size) -> None:
@@ -152,23 +149,19 @@ def train(run: Run, root: Path, size: Size) -> None:
     folder = run.folder(root)
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    along = DrawAlong(unfinished, size)
     overrides = [
         *run.overrides(), "logger=csv", "trainer.accelerator=cpu",
         f"trainer.max_steps={max(size.steps)}", "+trainer.limit_val_batches=0", "~callbacks.model_checkpoint",
         "+trainer.enable_checkpointing=false", f"model.num_inference_steps={size.denoising_steps}",
-        f"module.class_image_dir={root / 'class_images'}",
+        f"module.class_image_dir='{root / 'class_images'}'",
     ]  # fmt: skip
-    _, module, datamodule, trainer = build(compose_run(overrides), along)
-    began = time.perf_counter()
+    _, module, datamodule, trainer = build(compose_run(overrides), DrawAlong(unfinished, size))
     trainer.fit(module, datamodule=datamodule)
-    seconds = {"training": time.perf_counter() - began - along.seconds, "drawing": along.seconds}
-    (unfinished / "seconds.json").write_text(json.dumps(seconds))
     unfinished.replace(folder)
 
 
 def runs(methods: Iterable[str], settings: Iterable[str], subjects: Iterable[str], seeds: int) -> list[Run]:
-    """One subject after the other, so that two processes never draw the same class images."""
+    """Every combination; one seed after the other, so that a first table is there early."""
     every = product(range(seeds), subjects, methods, settings)
     return [Run(method, setting, subject, seed) for seed, subject, method, setting in every]
 
@@ -182,7 +175,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     options = parser.parse_args()
     size = SIZES[options.size]
-    made_with = {"size": asdict(size) | {"seeds": None}, "recipe": recipe_hash(*ASSETS)}
+    made_with: dict[str, Any] = {
+        "size": asdict(size) | {"seeds": None},
+        "methods": [METHODS, SETTINGS],
+        "recipe": recipe_hash(ASSET),
+    }
     size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
     refuse_other(root, made_with)

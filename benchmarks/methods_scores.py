@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.lanes import compose_run
-from datamodules.sprites.attributes import answers, asked
-from metrics.background_adherence import read_background
+from metrics.attribute_adherence import all_answers, share_right
 from metrics.identity import Identity
 from metrics.sprites_judge import SpritesJudge
 
@@ -28,11 +27,13 @@ class RunScores:
     Args:
         identity: cosine to the subject; NaN where the prompt gives it another paint.
         adherence: 1 where the picture shows all that the prompt asks for, else 0.
+        shares: share of what the prompt asks for that the picture has right, as `adherence_stopping` reads it.
         nearest: cosine to the nearest training picture, as `identity`; 1 is a copy.
     """
 
     identity: Array
     adherence: Array
+    shares: Array
     nearest: Array
 
     def curve(self, copies: slice = slice(None)) -> tuple[Array, Array]:
@@ -74,15 +75,16 @@ class Scores:
         pictures = [np.asarray(Image.open(folder / name)) for folder in folders for name in names]
         shape = (len(folders), len(pairs), copies)
         heldout, train = (self._compare(pictures, group) for group in (data.heldout, data.train))
-        wanted = [asked(pair.prior) for pair in pairs for _ in range(copies)] * len(folders)
-        right = [
-            answers(question, seen, read_background(picture))["all"]
-            for question, seen, picture in zip(wanted, self.judge.read(pictures), pictures, strict=True)
-        ]
+        verdicts = all_answers(
+            self.judge, pictures, [pair.prior for pair in pairs for _ in range(copies)] * len(folders)
+        )
+        right = [each["all"] for each in verdicts]
+        shares = [share_right(each) for each in verdicts]
         keeps = np.array([pair.keeps_paint for pair in pairs])[None, :, None]
         return RunScores(
             identity=np.where(keeps, heldout.mean(1).reshape(shape), np.nan),
             adherence=np.array(right, float).reshape(shape),
+            shares=np.reshape(shares, shape),
             nearest=np.where(keeps, train.max(1).reshape(shape), np.nan),
         )
 

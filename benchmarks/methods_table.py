@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.curves import attained, bootstrap_error, front_area, paired
+from benchmarks.curves import Gap, bootstrap_error, front_area, paired
 from benchmarks.methods_scores import RunScores, Scores
 from lightning_modules.adherence_stopping import last_step_before_drop
 from report.provenance import provenance
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from benchmarks.methods import Run, Size
 
 Array = NDArray[np.float64]
-Curve = tuple[Array, Array]
 Table = Mapping[str, Sequence[Sequence[RunScores]]]  # of a method, [subjects][seeds]
 STOPPED = "early-stopped DreamBooth"
-FIRST, REST = slice(0, 1), slice(1, None)  # copies of a prompt's picture: where to stop is decided on the first
+FIRST, REST = slice(0, 1), slice(1, None)  # copies of a prompt's picture: steps are chosen on the first
+RULE = OmegaConf.load(Path(__file__).parents[1] / "conf/callbacks/adherence_stopping.yaml").adherence_stopping
 
 
 def chosen_settings(areas: Mapping[str, Sequence[float]]) -> str:
@@ -36,16 +37,25 @@ def area(scores: RunScores) -> float:
 
 
 def stopped(scores: RunScores, steps: Sequence[int]) -> int:
-    """Index of the step that `last_step_before_drop` keeps, by the first copy of every prompt's picture."""
-    chosen = last_step_before_drop(steps, scores.adherence[..., FIRST].mean(2), num_standard_errors=2.0, patience=1)
-    return list(steps).index(chosen.step)
+    """Index of the step that `adherence_stopping` would keep, by the first copy of every prompt's picture."""
+    rule = {name: RULE[name] for name in ("num_standard_errors", "patience")}
+    choice = last_step_before_drop(steps, scores.shares[..., FIRST].mean(2), **rule)
+    return list(steps).index(choice.step)
 
 
 def gap_to_stopped(one: RunScores, dreambooth: RunScores, steps: Sequence[int]) -> float:
-    """What `one` attains at the stopped DreamBooth's identity, minus that one's adherence; on the other copies."""
-    identity, adherence = dreambooth.curve(REST)
+    """Adherence of `one` minus that of the stopped DreamBooth, where `one` knows the subject at least as well.
+
+    Both steps are chosen on the first copies, of `one` the best adherence among those that reach the stopped identity,
+    and scored on the others: a step that is chosen on the pictures it is scored on looks better than it is. NaN where
+    `one` never reaches it.
+    """
     at = stopped(dreambooth, steps)
-    return float(attained(*one.curve(REST), identity[[at]])[0] - adherence[at])
+    (identity, adherence), (needed, _) = one.curve(FIRST), dreambooth.curve(FIRST)
+    if not (reached := identity >= needed[at]).any():
+        return float("nan")
+    best = int(np.where(reached, adherence, -1).argmax())
+    return float(one.curve(REST)[1][best] - dreambooth.curve(REST)[1][at])
 
 
 def with_error(values: Array, digits: int = 3) -> str:
@@ -55,16 +65,15 @@ def with_error(values: Array, digits: int = 3) -> str:
     return f"{np.nanmean(values):.{digits}f} ± {bootstrap_error(values):.{digits}f}"
 
 
-def gaps(table: Table, one: str, other: str) -> tuple[float, float, int]:
+def gaps(table: Table, one: str, other: str) -> Gap:
     """`curves.paired` of two methods."""
     return paired(*([[scores.curve() for scores in row] for row in table[name]] for name in (one, other)))
 
 
-def says(gap: tuple[float, float, int]) -> str:
-    mean, error, count = gap
-    if not np.isfinite(mean):
+def says(gap: Gap) -> str:
+    if not gap.pairs:
         return "no common range of identity"
-    return f"{mean:+.3f} ± {error:.3f} ({count} pairs)"
+    return f"{gap.mean:+.3f} ± {gap.error:.3f} ({gap.pairs} of {gap.of} pairs, over {gap.share:.0%} of its rise)"
 
 
 def verdict(table: Table, steps: Sequence[int]) -> str:
@@ -83,12 +92,14 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
             for rows in zip(table["APT"], table["DreamBooth"], strict=True)
         ]
     )
-    mean, error, _ = to_plain
+    mean, error = to_plain.mean, to_plain.error
     keeps = "keeps more" if mean > 2 * error else ("keeps less" if mean < -2 * error else "does not keep more")
+    at = [[steps[stopped(scores, steps)] for scores in row] for row in table["DreamBooth"]]
     text += (
         f"At equal identity APT {keeps} adherence than DreamBooth by two standard errors: {says(to_plain)}. "
-        f"Against {STOPPED} it is {with_error(to_stopped)} (at the identity where that stopped, "
-        f"{int(np.isfinite(to_stopped).sum())} of {to_stopped.size} pairs; in the others APT never reached it), "
+        f"Against {STOPPED} (kept: steps {', '.join(str(step) for row in at for step in row)}) it is "
+        f"{with_error(to_stopped)} where it reaches that identity, {int(np.isfinite(to_stopped).sum())} of "
+        f"{to_stopped.size} pairs; "
         f"against prior preservation {says(to_prior)}."
     )
     parts = [f"without {part} {says(gaps(table, 'APT', f'APT without {part}'))}" for part in _PARTS]
@@ -116,7 +127,8 @@ def page(
         f"`{command}`, commit {provenance()['git_commit']}. {len(size.subjects)} subjects "
         f"({', '.join(size.subjects)}) × {size.seeds} seeds, {size.prompts} prompts × {size.pictures} pictures at "
         f"each of {len(size.steps)} steps, {size.denoising_steps} denoising steps, the same noise for all; ± is a "
-        "bootstrap over subjects and seeds. Identity: mean cosine to the subject's *held-out* pictures "
+        "bootstrap over subjects and seeds, of the training: the noise that pictures start from is "
+        "not in it. Identity: mean cosine to the subject's *held-out* pictures "
         "(`assets/sprites-identity`), recolouring prompts left out. Adherence: share of the pictures in which the "
         "judge (`assets/sprites-judge`) finds all that the prompt asks for. A gap is the mean difference in the "
         "highest adherence attained at an identity or above, over the identities that both curves cover, paired by "

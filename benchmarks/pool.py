@@ -65,12 +65,13 @@ def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
     """Notes in `root` what its runs are made with.
 
     Raises:
-        SystemExit: the folder's runs were made with something else, and would be mixed with these.
+        SystemExit: the folder's runs were made with something else, or nobody knows with what, and would be mixed
+            with these.
     """
     note = root / "made_with.json"
     root.mkdir(parents=True, exist_ok=True)
     made_with = json.loads(json.dumps(made_with))  # a tuple is read back as a list
-    if note.exists() and json.loads(note.read_text()) != made_with:
+    if (json.loads(note.read_text()) if note.exists() else any(root.iterdir()) or made_with) != made_with:
         sys.exit(
             f"error: the runs in {root} were made with other overrides, configs or weights: choose another --root, or "
             "move them away"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.subject import PromptPair, Subject
+from datamodules.subject import Picture, PromptPair, Subject
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.identity import Identity
 
@@ -23,20 +23,16 @@ def identity_figure(
         tuned, base: pictures `[H, W, 3]`, one for each prompt.
         prompts: those that give the subject another paint are left out.
     """
-    kept = [number for number, pair in enumerate(prompts) if pair.keeps_paint]
+    kept = kept_paint(prompts)
     if subject.identity is None or not subject.heldout or not kept:
         return {}
-    identity = Identity.from_pretrained(Path(subject.identity).expanduser())
-    heldout, masks = [np.asarray(each.image) for each in subject.heldout], [each.mask for each in subject.heldout]
-
-    def figure(pictures: Arrays) -> float:
-        return float(identity(pictures, heldout, masks).mean())
+    identity, heldout = Identity.from_pretrained(Path(subject.identity).expanduser()), subject.heldout
 
     return {
         "identity": {
-            "tuned": figure([tuned[number] for number in kept]),
-            "base": figure([base[number] for number in kept]),
-            "reference": figure([np.asarray(each.image) for each in subject.train]),
+            "tuned": mean_identity(identity, [tuned[number] for number in kept], heldout),
+            "base": mean_identity(identity, [base[number] for number in kept], heldout),
+            "reference": mean_identity(identity, [np.asarray(each.image) for each in subject.train], heldout),
             "description": f"mean cosine of the object to that of the held-out pictures, in the features of "
             f"{subject.identity}; of the {len(kept)} pictures whose prompts keep the subject's paint; "
             "real: training pictures",
@@ -47,3 +43,14 @@ def identity_figure(
             "compared_with": len(heldout),
         }
     }
+
+
+def kept_paint(prompts: Sequence[PromptPair]) -> list[int]:
+    """Numbers of the prompts that leave the subject its paint: those that identity can be read of."""
+    return [number for number, pair in enumerate(prompts) if pair.keeps_paint]
+
+
+def mean_identity(identity: Identity, pictures: Arrays, heldout: Sequence[Picture]) -> float:
+    """Mean over `pictures` `[H, W, 3]` and the held-out pictures of the subject, by their exact masks."""
+    references = [np.asarray(each.image) for each in heldout]
+    return float(identity(pictures, references, [each.mask for each in heldout]).mean())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.subject import PromptPair, Subject
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.identity_figure import kept_paint, mean_identity
 from lightning_modules.sampling import sample
 from metrics.attribute_adherence import shares_right
 from metrics.identity import Identity
@@ -73,7 +74,7 @@ class SampleEvaluation(Callback):
         self.pairs: list[PromptPair] = spread(subject.evaluation_prompts, self.num_prompts)
         if not self.pairs:
             raise ValueError("callbacks.sample_evaluation: the data have no evaluation_prompts to draw")
-        self._train = [np.asarray(picture.image) for picture in subject.train]
+        self._heldout = subject.heldout
         if trainer.is_global_zero:
             with torch.random.fork_rng(devices=[]):  # networks draw their first weights before they read the real ones
                 if subject.judge:
@@ -102,8 +103,8 @@ class SampleEvaluation(Callback):
             if self._judge:
                 adherence = shares_right(self._judge, arrays, [pair.prior for pair in self.pairs])
                 figures["heldout/attribute_adherence"] = float(np.mean(adherence))
-            if self._identity:
-                figures["heldout/identity"] = float(self._identity(arrays, self._train).mean())
+            if self._identity and self._heldout and (kept := kept_paint(self.pairs)):
+                figures["heldout/identity"] = mean_identity(self._identity, [arrays[i] for i in kept], self._heldout)
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=max(trainer.global_step - 1, 0))
             self._extend_strip(pictures)

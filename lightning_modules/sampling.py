@@ -63,7 +63,7 @@ def sample_guided(
     guidance: Guidance | Sequence[Guidance],
     *,
     seeds: Sequence[int],
-    description: str,
+    description: str | None,
 ) -> tuple[list[Image.Image], dict[str, Tensor]]:
     """One picture of the tuned model for each prompt, from the noise of its seed.
 
@@ -72,6 +72,7 @@ def sample_guided(
     Args:
         model: with a run's adapter loaded into its pipeline.
         prompts: one at least.
+        description: see `sample`.
         guidance: one for all, or one for each prompt.
 
     Returns:
@@ -84,7 +85,7 @@ def sample_guided(
     diagnostics: list[dict[str, Tensor]] = []
     pipeline, size = model.pipeline, model.inference_batch_size
     with _eval_mode(pipeline):
-        for start in track(range(0, len(prompts), size), description):
+        for start in track(range(0, len(prompts), size), description or "", disable=description is None):
             chunk = slice(start, start + size)
             own = guidance if isinstance(guidance, Guidance) else PerPictureGuidance(guidance[chunk])
             drawn, told = _guided(model, prompts[chunk], own, seeds[chunk])

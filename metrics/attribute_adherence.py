@@ -1,7 +1,7 @@
 """Attribute adherence: whether pictures of the Sprites world show what their prompts ask for."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,25 +31,35 @@ def attribute_adherence(
 def score(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], questions: Sequence[Asked]) -> dict[str, float]:
     """`attribute_adherence` for questions that were read already."""
     verdicts = defaultdict(list)
-    for picture, shown, question in zip(pictures, judge.read(pictures), questions, strict=True):
-        for name, right in answers(question, shown, read_background(picture)).items():
+    for verdict in _verdicts(judge, pictures, questions):
+        for name, right in verdict.items():
             verdicts[name].append(right)
     return {name: float(np.mean(values)) for name, values in verdicts.items()}
 
 
-def shares_right(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:
-    """Share in [0, 1] of what its prompt names that each picture has right, the count of objects included.
+def all_answers(
+    judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]
+) -> list[dict[str, bool]]:
+    """Of each picture what `answers` says; the arguments are those of `attribute_adherence`."""
+    return _verdicts(judge, pictures, [asked(prompt) for prompt in prompts])
 
-    Args:
-        judge, pictures, prompts: see `attribute_adherence`.
-    """
+
+def share_right(verdict: Mapping[str, bool]) -> float:
+    """Share in [0, 1] of what a prompt names that its picture has right, the count of objects included."""
+    return float(np.mean([right for name, right in verdict.items() if name != "all"]))
+
+
+def shares_right(judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:
+    """`share_right` of each picture; the arguments are those of `attribute_adherence`."""
+    return [share_right(verdict) for verdict in all_answers(judge, pictures, prompts)]
+
+
+def _verdicts(
+    judge: SpritesJudge, pictures: Sequence[NDArray[np.uint8]], questions: Sequence[Asked]
+) -> list[dict[str, bool]]:
     return [
-        float(
-            np.mean(
-                [right for name, right in answers(asked(p), shown, read_background(picture)).items() if name != "all"]
-            )
-        )
-        for picture, shown, p in zip(pictures, judge.read(pictures), prompts, strict=True)
+        answers(question, shown, read_background(picture))
+        for picture, shown, question in zip(pictures, judge.read(pictures), questions, strict=True)
     ]
 
 

@@ -34,16 +34,19 @@ def test_curves_without_a_common_range_have_no_gap():
     assert math.isnan(mean_gap(curve((0, 1), (0, 0.5)), curve((0, 1), (1, 0))))
 
 
-def test_bootstrap_error_is_that_of_the_subjects_where_seeds_agree():
+def test_bootstrap_error_is_the_standard_error_over_subjects_where_seeds_agree():
     values = np.repeat(np.array([[0.0], [1.0]]), 2, axis=1)
-    # The mean of two draws from {0, 1}: standard deviation √(1/8).
-    assert bootstrap_error(values) == pytest.approx(math.sqrt(1 / 8), rel=0.05)
-    assert math.isnan(bootstrap_error(values[:1]))
+    assert bootstrap_error(values) == pytest.approx(0.5, rel=0.05)  # (0, 1): standard deviation √½, over √2
+
+
+def test_one_subject_with_values_has_no_error():
+    assert math.isnan(bootstrap_error(np.array([[0.0, 1.0]])))
+    assert math.isnan(bootstrap_error(np.array([[0.0, 1.0], [np.nan, np.nan]])))
 
 
 def test_pairs_without_a_common_range_are_not_counted():
     good, flat = curve((0, 1), (1, 0.5)), curve((0, 1), (0, 1))
-    worse = curve((0, 1), (1, 0.3))
-    mean, error, count = paired([[good], [flat], [good]], [[worse], [worse], [worse]])
-    assert (mean, count) == (pytest.approx(0.1, abs=1e-6), 2)
-    assert error >= 0
+    worse = curve((0, 1), (2, 0))
+    gap = paired([[good], [flat], [good]], [[worse], [worse], [worse]])
+    assert (gap.mean, gap.pairs, gap.of, gap.share) == (pytest.approx(0, abs=1e-9), 2, 3, 0.5)
+    assert gap.error == 0
