@@ -28,6 +28,7 @@ from lightning_modules.finished_run import (
     prompt_pairs,
     record_of_runs,
     runs_to_draw_with,
+    steps_of,
 )
 from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
 
@@ -107,7 +108,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
         logger.save()
     info = {"experiment": cfg.name, "steps": trainer.global_step, "seed": cfg.seed, "seconds": seconds}
     if stopping := adherence_stopping(trainer.callbacks):
-        info["stopping"] = stopping.record
+        info |= {"steps": stopping.kept_step, "stopping": stopping.record}
     report = _judge(evaluation, cfg, datamodule, run_dir=run_dir, out_dir=run_dir, info=info)
     _publish(loggers, run_dir)
     if stopping:
@@ -125,10 +126,11 @@ def evaluate(cfg: DictConfig, out_dir: Path) -> None:
     evaluation = instantiate(run_cfg.evaluation)
     datamodule = instantiate(run_cfg.datamodule, data)
     OmegaConf.save(run_cfg, out_dir / "config.yaml")
-    for name in ("metrics.csv", "provenance.json"):
+    for name in ("metrics.csv", "provenance.json", "samples/training.png"):
         if (run_dir / name).exists():
+            (out_dir / name).parent.mkdir(exist_ok=True)
             shutil.copy(run_dir / name, out_dir / name)
-    info = {"experiment": run_cfg.name, "run": str(run_dir), "steps": run_cfg.trainer.max_steps, "seed": run_cfg.seed}
+    info = {"experiment": run_cfg.name, "run": str(run_dir), "seed": run_cfg.seed, **steps_of(run_dir, run_cfg)}
     _say_where(out_dir, _judge(evaluation, run_cfg, datamodule, run_dir=run_dir, out_dir=out_dir, info=info))
 
 
@@ -142,6 +144,8 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         raise ValueError(f"prompts={cfg.prompts!r} is no list: prompts=[{cfg.prompts!r}]")
     if not cfg.prompts:
         raise ValueError('prompts=[] names nothing to draw: prompts=["a photo of a sks heart on a pink background"]')
+    if cfg.evaluation.images_per_prompt < 1:
+        raise ValueError(f"evaluation.images_per_prompt={cfg.evaluation.images_per_prompt}: at least one is drawn")
     refuse_used(out_dir)
     override_run(run_cfg, cfg)
     if not run_cfg.guidance:

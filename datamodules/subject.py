@@ -164,6 +164,7 @@ def with_class_words(subject: Subject, words: Mapping[str, str]) -> Subject:
         class_prompt=prior(subject.class_prompt),
         train=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.train),
         heldout=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.heldout),
+        distractors=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.distractors),
         evaluation_prompts=tuple(pair(prompts) for prompts in subject.evaluation_prompts),
     )
 

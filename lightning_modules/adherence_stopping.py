@@ -102,7 +102,7 @@ class AdherenceStopping(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raises:
-        ValueError: nobody draws, nobody judges, or there are too few prompts for an error.
+        ValueError: nobody draws. Data without a judge, or with too few prompts, `check_callbacks` has refused.
         """
         evaluation = next((each for each in trainer.callbacks if isinstance(each, SampleEvaluation)), None)  # type: ignore[attr-defined]
         if evaluation is None:
@@ -110,16 +110,18 @@ class AdherenceStopping(Callback):
                 "callbacks.adherence_stopping looks at what callbacks.sample_evaluation draws, and that is left out: "
                 "+callbacks=[sample_evaluation,adherence_stopping]"
             )
-        subject = trainer.datamodule.subject  # type: ignore[attr-defined]
-        if subject.judge is None:
-            raise ValueError(
-                "callbacks.adherence_stopping needs to know what pictures show, and data.judge is null: only the "
-                "embedded subjects have a judge; leave the callback out"
-            )
-        if min(evaluation.num_prompts, len(subject.evaluation_prompts)) < 2:
-            raise ValueError("callbacks.adherence_stopping: 1 prompt has no standard error; draw more of them")
         if self._observe not in evaluation.listeners:
             evaluation.listeners.append(self._observe)
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether there was a check: not where a finished run is resumed without a step to go."""
+        return bool(self._steps)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the run ends with."""
+        return self.choice.step if self.keep == "best" else self._steps[-1]
 
     @property
     def choice(self) -> Choice:
@@ -182,5 +184,5 @@ def reason(choice: Choice, *, num_standard_errors: float, patience: int) -> str:
 
 
 def adherence_stopping(callbacks: Iterable[Callback]) -> AdherenceStopping | None:
-    """The one among a trainer's callbacks, if there is one."""
-    return next((each for each in callbacks if isinstance(each, AdherenceStopping)), None)
+    """The one among a trainer's callbacks that has looked at something, if there is one."""
+    return next((each for each in callbacks if isinstance(each, AdherenceStopping) and each.has_looked), None)

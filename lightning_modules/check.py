@@ -6,6 +6,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules.callback_nodes import check_callbacks
 from lightning_modules.finished_run import is_classifier, trains_nothing
 
 _NODES = (
@@ -49,6 +50,7 @@ def check(cfg: DictConfig) -> Any:
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
             raise ValueError("guidance is for pictures that are drawn, and this model is a classifier: guidance=null")
+    check_callbacks(cfg, data)
     return _with_token(cfg, data)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from omegaconf import OmegaConf
@@ -19,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from callbacks.cls_attention import ClsAttentionCapture, matching_attention
 from datamodules.classification import ClassificationData, LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
+from lightning_modules.evenly import evenly
 from lightning_modules.vision_transformer import VisionTransformer
 from lightning_modules.vit_adapter import ViTAdapter
 from metrics.localization import AttentionJaccard
@@ -157,7 +157,7 @@ class ClassificationEvaluation:
 
     def _shown(self, pictures: Sequence[LabelledPicture]) -> list[int]:
         """Which pictures' maps are shown: spread evenly, so over the classes, which lie one after another."""
-        return sorted(set(np.linspace(0, len(pictures) - 1, self.num_pictures).round().astype(int).tolist()))
+        return evenly(len(pictures), self.num_pictures)
 
     def _draw(
         self,

@@ -1,6 +1,7 @@
 """What a finished run is judged by: base and tuned model under the same prompts, from the same noise, and a report."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ Pictures = Sequence[Image.Image]
 class Evaluation:
     """Draws the evaluation prompts with both models; writes `samples/`, `references/`, `metrics.json`, `report.html`.
 
-    The base model is given the class word alone, since it cannot know the identifier.
+    The base model is given the class word alone, since it cannot know the identifier; without one, the same prompts.
 
     Args:
         images_per_prompt: pictures a prompt, from the seeds `seed`, `seed + 1`, …, the same for every prompt and model.
@@ -71,6 +72,8 @@ class Evaluation:
             )
         self.guidance, self.trajectory, self.token_attention = guidance, trajectory, token_attention
         self.guidance_grid = guidance_grid if guidance_grid and guidance_grid.draws(guidance) else None
+        if metrics is None:
+            raise ValueError("evaluation.metrics=null: evaluation/metrics=[] has none")
         self.metrics = dict(metrics)
 
     def check(self, model: Any, subject: Subject) -> None:
@@ -87,8 +90,18 @@ class Evaluation:
             self.token_attention.check(model)
         if self.guidance_grid:
             self.guidance_grid.check(len(subject.evaluation_prompts))
+        self._check_class_prompt(subject)
         num_prompts = min(self.max_prompts, len(subject.evaluation_prompts))
         check_metrics(self.metrics, num_prompts=num_prompts, images_per_prompt=self.images_per_prompt)
+
+    def _check_class_prompt(self, subject: Subject) -> None:
+        trained = {picture.prompts.instance for picture in subject.train}
+        for key, metric in self.metrics.items():
+            if metric.num_class_pictures and (not subject.class_prompt or subject.class_prompt in trained):
+                raise ValueError(
+                    f"evaluation.metrics.{key} draws the bare class, and the class prompt {subject.class_prompt!r} is "
+                    "empty or one that is trained: it is for subjects with an identifier beside a class word"
+                )
 
     def __call__(
         self,
@@ -104,7 +117,7 @@ class Evaluation:
 
         Args:
             model: the pretrained pipeline, untouched: the tuned weights are loaded into it half-way.
-            info: goes into `metrics.json` as it is (experiment, steps, seconds).
+            info: goes into `metrics.json` as it is: `steps` that the weights were trained for, experiment, seconds.
 
         Returns:
             The report's path.
@@ -126,7 +139,7 @@ class Evaluation:
 
         repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
         prompts = [pair.prior for pair in repeated]
-        relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv")
+        relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv", steps=info["steps"])
         metrics = {
             "background_adherence": {
                 "tuned": background_adherence(_arrays(tuned), prompts),
@@ -155,7 +168,7 @@ class Evaluation:
             },
         }
         drawn = {
-            "prompts": f"the subject's first {len(pairs)}, with {subject.identifier} (tuned) or the class word (base)",
+            "prompts": f"the subject's first {len(pairs)}, {_whose(subject)}",
             "seed": self.seed,
             "counts": {"tuned": len(tuned), "base": len(base)},
         }
@@ -188,7 +201,10 @@ class Evaluation:
             self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
         if self.token_attention:
             path = folder / TOKEN_ATTENTION / "00.png"
-            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
+            try:
+                self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
+            except ValueError as error:  # the pipeline cuts a long prompt off, which would mislabel the tokens
+                warnings.warn(f"no picture of the attention to each token: {error}", stacklevel=2)
 
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
@@ -255,11 +271,21 @@ def save_references(subject: Subject, folder: Path, resolution: int) -> None:
             Image.fromarray(pixels).save(target / f"{number:02d}.png")
 
 
+def _whose(subject: Subject) -> str:
+    if subject.identifier is None:
+        return "the same for the tuned and the base model"
+    return f"with {subject.identifier} (tuned) or the class word (base)"
+
+
 def _arrays(pictures: Pictures) -> list[Any]:
     return [np.asarray(picture) for picture in pictures]
 
 
-def _final_relative_loss(path: Path) -> tuple[float | None, int | None]:
-    """The mean over the bins at the last validation, and its step; None, None where nothing was validated."""
-    bins = [points for name, points in read_metrics(path).items() if name.startswith("heldout/relative_loss/")]
+def _final_relative_loss(path: Path, *, steps: int) -> tuple[float | None, int | None]:
+    """The mean over the bins at the last validation of the first `steps` steps, and its step; None, None without one.
+
+    A row's step is counted from 0, and weights of a later step may have been thrown away.
+    """
+    curves = [points for name, points in read_metrics(path).items() if name.startswith("heldout/relative_loss/")]
+    bins = [kept for points in curves if (kept := [point for point in points if point[0] < steps])]
     return (float(np.mean([points[-1][1] for points in bins])), int(bins[0][-1][0])) if bins else (None, None)

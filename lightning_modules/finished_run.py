@@ -1,5 +1,6 @@
 """Finished runs, judged again or drawn with: their folders and configs; no torch, so that it is told at once."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,13 @@ def record_of_runs(runs: Sequence[tuple[Path, DictConfig]], weights: Sequence[fl
         {"run": str(folder), "experiment": each.name, "weight": weight}
         for (folder, each), weight in zip(runs, weights or [1.0], strict=True)
     ]
+
+
+def steps_of(run_dir: Path, run_cfg: DictConfig) -> dict[str, Any]:
+    """What a finished run says of the `steps` behind its weights, and of their `stopping`, for a new `metrics.json`."""
+    path = run_dir / "metrics.json"
+    record = json.loads(path.read_text()) if path.is_file() else {"steps": run_cfg.trainer.max_steps}
+    return {name: record[name] for name in ("steps", "stopping") if name in record}
 
 
 def is_classifier(model: DictConfig) -> bool:

@@ -65,8 +65,8 @@ class PairedValidation:
 
     def begin(self) -> None:
         """Forgets the last validation."""
-        # Of each set and bin: the student's loss, the frozen model's, the distance of their predictions.
-        self._sums = torch.zeros(len(SETS) * self._num_bins, 3, device=self._moments.device)
+        # Of each set and bin: the student's loss, the frozen model's, the distance of their predictions; how many.
+        self._sums = torch.zeros(len(SETS) * self._num_bins, 4, device=self._moments.device)
 
     def rows(self, index: Tensor, bins: Tensor) -> ValidationRows:
         """What is asked of pictures `index` `[B]` at `bins` `[B]`, both on the CPU."""
@@ -87,23 +87,24 @@ class PairedValidation:
         """Adds two predictions `[B, C, h, w]` of what `rows` asked; nothing is read back."""
         alphas = self._send(self._model.alphas_cumprod[self._timesteps(bins)])
         difference = prediction_difference(student, reference, alphas, prediction_type=self._model.prediction_type)
-        columns = [denoising_loss(student, target), denoising_loss(reference, target), difference]
+        losses = [denoising_loss(each, target) for each in (student, reference)]
+        columns = [*losses, difference, torch.ones_like(difference)]
         place = (index >= self._sizes[0]).long() * self._num_bins + bins
         self._sums.index_add_(0, self._send(place), torch.stack(columns, dim=1))
 
     def metrics(self) -> dict[str, float]:
         """`ℓ_θ / ℓ_ref` of each bin, `<set>/relative_loss/bin_NN`, and `<set>/prediction_difference`.
 
-        Of the sets without pictures nothing. Below a loss of 1 the student knows the pictures better than the prior.
+        Of sets and bins that were not validated nothing. Below a ratio of 1 the student knows the pictures better than
+        the prior does.
         """
-        sums = self._sums.view(len(SETS), self._num_bins, 3).tolist()
         metrics = {}
-        for name, size, bins in zip(SETS, self._sizes, sums, strict=True):
-            if size:
-                for number, (student, reference, _) in enumerate(bins):
-                    metrics[f"{name}/relative_loss/bin_{number:02d}"] = student / reference
-                differences = [difference for _, _, difference in bins]
-                metrics[f"{name}/prediction_difference"] = sum(differences) / (size * self._num_bins)
+        for name, sums in zip(SETS, self._sums.view(len(SETS), self._num_bins, 4).cpu(), strict=True):
+            losses = {number: sums[number, :2] for number in sums[:, 3].nonzero().flatten().tolist()}
+            for number, (student, reference) in losses.items():
+                metrics[f"{name}/relative_loss/bin_{number:02d}"] = float(student / reference)
+            if losses:
+                metrics[f"{name}/prediction_difference"] = float(sums[:, 2].sum() / sums[:, 3].sum())
         return metrics
 
     def _timesteps(self, bins: Tensor) -> Tensor:

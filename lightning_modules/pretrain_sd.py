@@ -39,7 +39,10 @@ class PretrainSDModule(L.LightningModule):
         unet, text_encoder, scheduler: arguments of the published classes.
         optimizer: partial of a torch optimiser over parameters.
         lr_scheduler: partial of a torch scheduler over an optimiser.
-        snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556).
+        pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
+        timestep_power: timesteps are T · u ** power, u uniform in [0, 1): 1 draws all alike, less draws high noise more
+            often. Where an object stands is decided there, and with 1 the model never learned the words for it.
+        snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
         seed: of timesteps, noise and dropout.
@@ -54,6 +57,8 @@ class PretrainSDModule(L.LightningModule):
         scheduler: dict[str, Any],
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[..., Any],
+        pretrained: str | None,
+        timestep_power: float,
         snr_gamma: float,
         caption_dropout: float,
         export_dir: str,
@@ -74,10 +79,15 @@ class PretrainSDModule(L.LightningModule):
             )
         )
         self.unet = UNet2DConditionModel(**unet).to(memory_format=torch.channels_last)
+        if pretrained:
+            earlier = StableDiffusionPipeline.from_pretrained(pretrained, dtype=torch.float32, use_safetensors=True)
+            self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
+            self.unet.load_state_dict(earlier.unet.state_dict())
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler(**scheduler)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.snr_gamma, self.caption_dropout, self.seed = snr_gamma, caption_dropout, seed
+        self.timestep_power, self.snr_gamma = timestep_power, snr_gamma
+        self.caption_dropout, self.seed = caption_dropout, seed
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
@@ -94,7 +104,8 @@ class PretrainSDModule(L.LightningModule):
         latents = self.latents[batch["index"]].float()
         rng = np.random.default_rng([self.seed, NOISE_STREAM, int(batch["position"][0])])
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32)).to(self.device)
-        timesteps = torch.from_numpy(rng.integers(0, self.noise_scheduler.config.num_train_timesteps, len(latents)))
+        share = rng.random(len(latents)) ** self.timestep_power
+        timesteps = torch.from_numpy((share * self.noise_scheduler.config.num_train_timesteps).astype(np.int64))
         timesteps = timesteps.to(self.device)
         dropped = rng.random(len(latents)) < self.caption_dropout
         captions = ["" if drop else text for drop, text in zip(dropped, batch["captions"], strict=True)]
@@ -105,10 +116,11 @@ class PretrainSDModule(L.LightningModule):
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=states).sample.float()
         error = (prediction - target).square().mean((1, 2, 3))
 
-        alphas = self.noise_scheduler.alphas_cumprod[timesteps]
-        snr = alphas / (1 - alphas)
-        prediction_type = self.noise_scheduler.config.prediction_type
-        loss = (error * min_snr_weight(snr, gamma=self.snr_gamma, prediction_type=prediction_type)).mean()
+        # The paper's weight for v-prediction is 0 where the SNR is 0, and sampling starts exactly there: a model that
+        # never learned to would draw the layout. SNR + 1 is the weight of the x0 loss that a plain v loss amounts to.
+        snr_plus_one = 1 / (1 - self.noise_scheduler.alphas_cumprod[timesteps])
+        weight = min_snr_weight(snr_plus_one, gamma=self.snr_gamma, prediction_type="epsilon")
+        loss = (error * weight).mean()
         self.log("loss/denoising", error.mean(), prog_bar=True)
         return loss
 

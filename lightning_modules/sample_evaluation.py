@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.subject import PromptPair, Subject
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.evenly import evenly
 from lightning_modules.identity_figure import kept_paint, mean_identity
 from lightning_modules.sampling import sample
 from metrics.attribute_adherence import shares_right
@@ -25,18 +26,12 @@ Listener = Callable[[L.Trainer, L.LightningModule, list[float]], None]
 T = TypeVar("T")
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """`count` of the items, evenly from the first to the last; all where there are no more."""
-    if count >= len(items):
-        return list(items)
-    return [items[round(number * (len(items) - 1) / max(count - 1, 1))] for number in range(count)]
-
-
 class SampleEvaluation(Callback):
     """Draws the same prompts from the same noise before training, every `every_n_steps` steps and at the end.
 
     Logs `heldout/attribute_adherence`, the mean over the pictures of the share right of what their prompts name, where
     the subject has a judge; `heldout/identity`, where it has an identity; and writes `training.png`, a column a check.
+    Whatever the run's guidance is, pictures are drawn with the classifier-free one, in one pass a step less.
     Figures stand in the row of the step that was last taken, as those of the held-out loss do. Process 0 draws, with
     generators of its own: no draw of the training changes.
 
@@ -66,14 +61,10 @@ class SampleEvaluation(Callback):
         self._strip: list[Tensor] = []  # uint8 [rows, H, W, 3] a check: pictures no larger than the strip shows them
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not isinstance(pl_module, DiffusionModule):
-            raise ValueError(
-                f"callbacks.sample_evaluation draws pictures, and a {type(pl_module).__name__} draws none: leave it out"
-            )
+        assert isinstance(pl_module, DiffusionModule)  # `check_callbacks` has refused the others
         subject: Subject = trainer.datamodule.subject  # type: ignore[attr-defined]
-        self.pairs: list[PromptPair] = spread(subject.evaluation_prompts, self.num_prompts)
-        if not self.pairs:
-            raise ValueError("callbacks.sample_evaluation: the data have no evaluation_prompts to draw")
+        prompts = subject.evaluation_prompts
+        self.pairs: list[PromptPair] = [prompts[i] for i in evenly(len(prompts), self.num_prompts)]
         self._heldout = subject.heldout
         if trainer.is_global_zero:
             with torch.random.fork_rng(devices=[]):  # networks draw their first weights before they read the real ones
@@ -134,13 +125,13 @@ class SampleEvaluation(Callback):
             pl_module.release_encoders()
 
     def _extend_strip(self, pictures: Sequence[Image.Image]) -> None:
-        shown = [picture.copy() for picture in spread(pictures, _ROWS)]
+        shown = [pictures[i].copy() for i in evenly(len(pictures), _ROWS)]
         for picture in shown:
             picture.thumbnail((TILE, TILE))
         self._strip.append(torch.stack([torch.from_numpy(np.array(picture)) for picture in shown]))
         self.dirpath.mkdir(parents=True, exist_ok=True)
         columns = [[Image.fromarray(tile.numpy()) for tile in column] for column in self._strip]
-        prompts = [pair.instance for pair in spread(self.pairs, _ROWS)]
+        prompts = [self.pairs[i].instance for i in evenly(len(self.pairs), _ROWS)]
         training_strip(prompts, self._steps, columns).save(self.dirpath / "training.png")
 
     @property

@@ -20,6 +20,7 @@ from lightning_modules import draws
 from lightning_modules.draws import DrawStream
 from lightning_modules.stable_diffusion import StableDiffusion
 from report.attention import heat_overlay
+from report.grid import tile
 from report.tile_grid import Tile, tile_grid
 
 
@@ -132,12 +133,12 @@ def _tiles(
     """The picture, and a tile for each column: the token, and its share of all attention."""
     tokenizer = model.pipeline.tokenizer
     words = [token.removesuffix("</w>") for token in tokenizer.convert_ids_to_tokens(model.token_ids(prompt))]
-    large = picture.resize((128, 128), Image.Resampling.NEAREST if picture.width <= 128 else Image.Resampling.LANCZOS)
     tiles = [Tile(picture, "picture")]
     for column in columns:
         if column is None:
             tiles.append(Tile(None, ""))
         else:
             heat = maps[column + 1]  # behind the start token
-            tiles.append(Tile(heat_overlay(large, heat.numpy()), f"{words[column]}\n{heat.mean():.1%} of attention"))
+            overlay = heat_overlay(tile(picture), heat.numpy())
+            tiles.append(Tile(overlay, f"{words[column]}\n{heat.mean():.1%} of attention"))
     return tiles

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
 from datamodules.subject import PromptPair
+from lightning_modules.evenly import evenly
 from lightning_modules.guidance import Guidance
 from lightning_modules.predicted_x0 import predicted_x0
 from lightning_modules.sampling import sample, sample_guided
@@ -98,11 +98,6 @@ def recorded(pipeline: Any) -> Iterator[RecordingScheduler]:
         yield pipeline.scheduler
     finally:
         pipeline.scheduler = kept
-
-
-def evenly(count: int, chosen: int) -> list[int]:
-    """`chosen` of the numbers below `count`, evenly apart, with the first and the last; all where they are fewer."""
-    return sorted({round(each) for each in np.linspace(0, count - 1, min(chosen, count))})
 
 
 @torch.no_grad()

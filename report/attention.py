@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-_TILE, _GAP, _LINE, _MARGIN = 128, 4, 14, 4
+from report.grid import TILE, tile
+
+_GAP, _LINE, _MARGIN = 4, 14, 4
 _HEAT = 0.6  # share of the colour, above 1/2: the hottest patch of a black picture outshines the coldest of a white one
 
 
@@ -30,12 +32,12 @@ def attention_grid(
     Raises:
         ValueError: a row has not as many entries as there are pictures.
     """
-    rows = {"picture": [_tile(picture) for picture in pictures]}
+    rows = {"picture": [tile(picture) for picture in pictures]}
     if masks is not None:
-        rows["object"] = [_tile(Image.fromarray(np.uint8(mask) * 255)) for mask in masks]
+        rows["object"] = [tile(Image.fromarray(np.uint8(mask) * 255)) for mask in masks]
     for name, row in maps.items():
         _check(name, row, pictures)
-        rows[name] = [heat_overlay(tile, heat) for tile, heat in zip(rows["picture"], row, strict=True)]
+        rows[name] = [heat_overlay(each, heat) for each, heat in zip(rows["picture"], row, strict=True)]
     for name, entries in {"labels": labels, "masks": rows.get("object", pictures)}.items():
         _check(name, entries, pictures)
 
@@ -43,17 +45,17 @@ def attention_grid(
     texts = [_wrapped(label, font) for label in labels]
     left = round(max(font.getlength(name) for name in rows)) + 2 * _MARGIN
     strip = max(map(len, texts), default=0) * _LINE + _MARGIN
-    height = len(rows) * (_TILE + _GAP) - _GAP + strip
-    grid = Image.new("RGB", (left + len(pictures) * (_TILE + _GAP) - _GAP, height), "white")
+    height = len(rows) * (TILE + _GAP) - _GAP + strip
+    grid = Image.new("RGB", (left + len(pictures) * (TILE + _GAP) - _GAP, height), "white")
     draw = ImageDraw.Draw(grid)
     for number, (name, tiles) in enumerate(rows.items()):
-        top = number * (_TILE + _GAP) + (strip if number else 0)
-        draw.text((_MARGIN, top + _TILE // 2 - 6), name, fill="black", font=font)
-        for column, tile in enumerate(tiles):
-            grid.paste(tile, (left + column * (_TILE + _GAP), top))
+        top = number * (TILE + _GAP) + (strip if number else 0)
+        draw.text((_MARGIN, top + TILE // 2 - 6), name, fill="black", font=font)
+        for column, each in enumerate(tiles):
+            grid.paste(each, (left + column * (TILE + _GAP), top))
     for column, lines in enumerate(texts):
         for number, line in enumerate(lines):
-            place = (left + column * (_TILE + _GAP) + _MARGIN, _TILE + number * _LINE)
+            place = (left + column * (TILE + _GAP) + _MARGIN, TILE + number * _LINE)
             draw.text(place, line, fill="black", font=font)
     return grid
 
@@ -74,17 +76,11 @@ def heat_overlay(picture: Image.Image, heat: NDArray[np.floating]) -> Image.Imag
     return Image.fromarray(((1 - _HEAT) * grey + _HEAT * colour).round().astype(np.uint8))
 
 
-def _tile(picture: Image.Image) -> Image.Image:
-    # Small pictures stay pixels, large ones are shrunk smoothly.
-    method = Image.Resampling.NEAREST if picture.width <= _TILE else Image.Resampling.LANCZOS
-    return picture.convert("RGB").resize((_TILE, _TILE), method)
-
-
 def _wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """The longest lines that do not reach into the next column; underscores, usual in folders' names, are spaces."""
     for width in range(32, 0, -1):
         lines = textwrap.wrap(label.replace("_", " "), width)
-        if all(font.getlength(line) <= _TILE - 2 * _MARGIN for line in lines):
+        if all(font.getlength(line) <= TILE - 2 * _MARGIN for line in lines):
             break
     return lines
 

@@ -9,9 +9,9 @@ TILE, _LABEL = 128, 62
 
 
 def tile(picture: Image.Image) -> Image.Image:
-    """`picture` 128 px square: a small one stays pixels, a large one is shrunk smoothly."""
+    """`picture` in RGB, 128 px square: a small one stays pixels, a large one is shrunk smoothly."""
     method = Image.Resampling.NEAREST if picture.width <= TILE else Image.Resampling.LANCZOS
-    return picture.resize((TILE, TILE), method)
+    return picture.convert("RGB").resize((TILE, TILE), method)
 
 
 def picture_grid(

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-_TILE, _GAP, _LINE, _MARGIN = 128, 4, 15, 4
+from report.grid import TILE, tile
+
+_GAP, _LINE, _MARGIN = 4, 15, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +29,24 @@ def tile_grid(rows: Mapping[str, Sequence[Tile]]) -> Image.Image:
         raise ValueError(f"rows of {[len(tiles) for tiles in rows.values()]} tiles: give each row as many, 1 or more")
     font = ImageFont.load_default(11)
     left = round(max(font.getlength(name) for name in rows)) + 2 * _MARGIN
-    lines = max(tile.label.count("\n") + 1 for tiles in rows.values() for tile in tiles)
-    height = _TILE + lines * _LINE + _MARGIN
-    grid = Image.new("RGB", (left + columns * (_TILE + _GAP) - _GAP, len(rows) * height), "white")
+    lines = max(each.label.count("\n") + 1 for tiles in rows.values() for each in tiles)
+    height = TILE + lines * _LINE + _MARGIN
+    grid = Image.new("RGB", (left + columns * (TILE + _GAP) - _GAP, len(rows) * height), "white")
     draw = ImageDraw.Draw(grid)
     for top, (name, tiles) in zip(range(0, grid.height, height), rows.items(), strict=True):
-        draw.text((_MARGIN, top + _TILE // 2 - 6), name, fill="black", font=font)
-        for column, tile in enumerate(tiles):
-            place = left + column * (_TILE + _GAP)
-            if tile.picture is not None:
-                grid.paste(_square(tile.picture), (place, top))
-            for number, line in enumerate(tile.label.split("\n")):
-                draw.text((place + 2, top + _TILE + number * _LINE), _fitting(line, font), fill="black", font=font)
+        draw.text((_MARGIN, top + TILE // 2 - 6), name, fill="black", font=font)
+        for column, each in enumerate(tiles):
+            place = left + column * (TILE + _GAP)
+            if each.picture is not None:
+                grid.paste(tile(each.picture), (place, top))
+            for number, line in enumerate(each.label.split("\n")):
+                draw.text((place + 2, top + TILE + number * _LINE), _fitting(line, font), fill="black", font=font)
     return grid
 
 
-def _square(picture: Image.Image) -> Image.Image:
-    # Small pictures stay pixels, large ones are shrunk smoothly.
-    method = Image.Resampling.NEAREST if picture.width <= _TILE else Image.Resampling.LANCZOS
-    return picture.convert("RGB").resize((_TILE, _TILE), method)
-
-
 def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    if font.getlength(line) <= _TILE - 4:
+    if font.getlength(line) <= TILE - 4:
         return line
-    while line and font.getlength(line + "…") > _TILE - 4:
+    while line and font.getlength(line + "…") > TILE - 4:
         line = line[:-1]
     return line + "…"

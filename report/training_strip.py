@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 128
-"""Side of a picture in pixels."""
+from report.grid import TILE, tile
+
 _LABEL, _HEAD = 120, 20
 
 
@@ -23,7 +23,5 @@ def training_strip(
         left = _LABEL + column * TILE
         draw.text((left + 3, 3), f"step {step}", fill="black", font=font)
         for row, picture in enumerate(pictures):
-            # Small pictures stay pixels, large ones are shrunk smoothly.
-            method = Image.Resampling.NEAREST if picture.width <= TILE else Image.Resampling.LANCZOS
-            strip.paste(picture.resize((TILE, TILE), method), (left, _HEAD + row * TILE))
+            strip.paste(tile(picture), (left, _HEAD + row * TILE))
     return strip

@@ -41,6 +41,9 @@ def publish(logger: Any, run_dir: Path) -> None:
     entries = json.loads((samples / "samples.json").read_text()) if drawn else []
     for grid in diagnostic_grids(samples, entries):
         logger.log_image(grid.path.parent.name, [str(grid.path)], caption=[f"{grid.title}: {grid.prompt}"])
+    for name in ("training", "guidance_grid"):
+        if (samples / f"{name}.png").is_file():
+            logger.log_image(name, [str(samples / f"{name}.png")])
     for entry in entries:
         for kind in ("base", "tuned"):
             prompt = entry["prompt"] if kind == "tuned" else entry["prior_prompt"]

@@ -155,7 +155,7 @@ def test_without_stop_the_training_goes_on_and_is_told(monkeypatch, tiny_sd, tmp
     run.fit(compose(run_dir, *cheap(tiny_sd, run_dir, steps=10), *EVERY, *stopping), run_dir)
     assert equal(saved(run_dir), weights_at(run_dir, 4 if keep == "best" else 10))
     record = json.loads(json.dumps(told["stopping"]))
-    assert (record["chosen_step"], record["keep"], told["steps"]) == (4, keep, 10)
+    assert (record["chosen_step"], record["keep"], told["steps"]) == (4, keep, 4 if keep == "best" else 10)
     assert [check["step"] for check in record["curve"]] == list(LEVELS)
     assert record["reason"].startswith("keeps step 4" if keep == "best" else "keeps the end of the training")
 

@@ -10,10 +10,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from datamodules.subject import PromptPair
+from lightning_modules.evenly import evenly
 from lightning_modules.guidance import ClassifierFreeGuidance
 from lightning_modules.sampling import sample
 from lightning_modules.token_attention import TokenAttention, aligned, mean_maps
-from lightning_modules.trajectory import Trajectory, evenly, recorded
+from lightning_modules.trajectory import Trajectory, recorded
 from report.diagnostic_grids import diagnostic_grids
 from report.tile_grid import Tile, tile_grid
 from report.wandb_logger import publish

@@ -10,7 +10,7 @@ from PIL import Image
 from datamodules.sprites.attributes import asked
 from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.world import render
-from lightning_modules.sample_evaluation import SampleEvaluation, spread
+from lightning_modules.sample_evaluation import SampleEvaluation
 from metrics.attribute_adherence import shares_right
 from metrics.sprites_judge import SpritesJudge
 from report.metrics_csv import read_metrics
@@ -25,10 +25,6 @@ DRAWN = [
     "callbacks.sample_evaluation.num_prompts=3",
     "callbacks.sample_evaluation.num_inference_steps=2",
 ]
-
-
-def test_spread():
-    assert spread(range(5), 3) == [0, 2, 4] and spread(range(3), 9) == [0, 1, 2] and spread("abc", 1) == ["a"]
 
 
 def test_shares_right_by_hand():
@@ -142,9 +138,10 @@ def test_what_cannot_be_is_refused(tmp_path, key):
         SampleEvaluation(**{**settings, key: 0})
 
 
-def test_a_classifier_draws_nothing(tiny_vit, tmp_path):
+@pytest.mark.parametrize("callbacks", ["sample_evaluation", "[adherence_stopping,sample_evaluation]"])
+def test_a_classifier_draws_nothing(tiny_vit, tmp_path, callbacks):
     with pytest.raises(ValueError, match="draws none"):
-        fit_vit(tiny_vit, tmp_path / "run", "+callbacks=sample_evaluation")
+        fit_vit(tiny_vit, tmp_path / "run", f"+callbacks={callbacks}")
 
 
 def test_the_report_shows_the_strip_and_why_a_step_was_kept(tiny_sd, tmp_path, capsys):
