@@ -94,11 +94,10 @@ def main() -> None:
         for experiment in options.experiments
         for subject in chosen
     }
-    refuse_other(
-        options.runs, {"root": str(options.root.resolve()), "overrides": options.overrides, "recipe": recipe_hash()}
-    )
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
                  "evaluation.images_per_prompt=4", "logger=csv", METRICS, *options.overrides]  # fmt: skip
+    recipes = [[f"experiment={name}", f"data.subject={chosen[0]}", *overrides] for name in options.experiments]
+    refuse_other(options.runs, {"overrides": overrides, "recipe": recipe_hash(recipes)})
     left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
     print(f"{len(left)} of {len(folders)} runs are to be done, {options.workers} at a time")
     os.environ["OMP_NUM_THREADS"] = "1"

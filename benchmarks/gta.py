@@ -124,7 +124,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run")
     options = parser.parse_intermixed_args()
     bench = Bench(options.root, tuple(options.overrides), options.workers)
-    made_with = {"overrides": list(bench.overrides), "recipe": recipe_hash("assets/sprites-vit")}
+    recipes = [[f"experiment={name}", *bench.overrides] for name in WEIGHTS]
+    made_with = {"overrides": list(bench.overrides), "recipe": recipe_hash(recipes, "assets/sprites-vit")}
     refuse_other(bench.root, made_with)
     fractions = sorted(options.fractions)
     tried = weights_tried(fractions)

@@ -1,4 +1,4 @@
-"""Guidance side by side: `python benchmarks/guidance.py` writes `docs/benchmark_guidance.md` and its picture.
+"""Guidance side by side: `python benchmarks/guidance.py` writes its section of `docs/benchmark.md`.
 
 Trains DreamBooth, APT and DCO on each subject, draws the evaluation prompts under every guidance from the same noise,
 and scores identity (`metrics/identity.py`) and prompt adherence (`metrics/attribute_adherence.py`). Nothing that lies
@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 SUBJECTS = ("heart_face", "star_badge", "triangle_halves", "moon_halves")  # those that benchmarks/methods.py reports
 PROMPTS, PICTURES, DENOISING_STEPS = 10, 2, 15  # as there: of each subject, and pictures of each prompt
 GUIDANCE_SCALES = (None, 1.5, 2.5, 5.5, 7.5)  # of CFG; None is the model's own, as of everything else
+EXPERIMENTS = ("dreambooth", "apt_dreambooth", "dco_dreambooth")
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
-MINUTES_PER_SUBJECT = 12  # of one core of the machine that docs/benchmark_guidance.md was made on
+MINUTES_PER_SUBJECT = 12  # of one core of the machine that docs/benchmark.md was made on
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def draw(folder: Path, subject: str) -> None:
             resolution=model.resolution, description=None,
         )  # fmt: skip
         save(drawn, "base")
-    for experiment in ("dreambooth", "apt_dreambooth", "dco_dreambooth"):
+    for experiment in EXPERIMENTS:
         todo = [v for v in variants() if v.experiment == experiment and not (folder / subject / v.name).exists()]
         if not todo:
             continue
@@ -134,13 +135,14 @@ def draw(folder: Path, subject: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("runs/benchmark_guidance"), help="folder of the pictures")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmark_guidance.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmark.md"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     args = parser.parse_args()
     root = args.root.resolve()
+    recipes = [[f"experiment={name}"] for name in EXPERIMENTS]
     drawn = {variant.name: [variant.experiment, *variant.overrides()] for variant in variants()}
     protocol = [SUBJECTS, PROMPTS, PICTURES, DENOISING_STEPS, drawn]
-    refuse_other(root, {"protocol": protocol, "recipe": recipe_hash("assets/sprites-sd")})
+    refuse_other(root, {"protocol": protocol, "recipe": recipe_hash(recipes, "assets/sprites-sd")})
     left = [s for s in SUBJECTS if any(not (root / s / v.name).exists() for v in variants())]
     minutes = -(-len(left) // args.workers) * MINUTES_PER_SUBJECT
     print(

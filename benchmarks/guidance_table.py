@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.curves import front_area
 from benchmarks.methods_scores import Scores
+from benchmarks.section import write_section
 from report.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -55,9 +56,8 @@ def write(
         ]
         for label, names in lines.items()
     }
-    plot = out.with_suffix(".png")
+    plot, grid = (out.with_name(f"{out.stem}_guidance{kind}.png") for kind in ("", "_grid"))
     draw_front(found, lines, plot)
-    grid = out.with_name(f"{out.stem}_grid.png")
     draw_grid(root / subjects[0], variants, grid)
     page = [
         "# Guidance: identity against prompt adherence",
@@ -95,7 +95,7 @@ def write(
         *(f"| {label} | {with_error(values, 3)} |" for label, values in areas.items()),
         "",
     ]
-    out.write_text("\n".join(page))
+    write_section(out, page, first=False)
 
 
 def verdict(areas: Mapping[str, Sequence[float]]) -> str:

@@ -175,11 +175,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     options = parser.parse_args()
     size = SIZES[options.size]
-    made_with: dict[str, Any] = {
-        "size": asdict(size) | {"seeds": None},
-        "methods": [METHODS, SETTINGS],
-        "recipe": recipe_hash(ASSET),
-    }
+    recipe = recipe_hash([[f"experiment={name}"] for name, _ in METHODS.values()], ASSET)
+    made_with = {"size": asdict(size) | {"seeds": None}, "methods": [METHODS, SETTINGS], "recipe": recipe}
     size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
     refuse_other(root, made_with)

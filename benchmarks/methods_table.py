@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.curves import Gap, bootstrap_error, front_area, paired
 from benchmarks.methods_scores import RunScores, Scores
+from benchmarks.section import write_section
 from lightning_modules.adherence_stopping import last_step_before_drop
 from report.provenance import provenance
 
@@ -175,7 +176,7 @@ def write(
     areas: Mapping[str, Sequence[float]], command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
-    plot, grid = out.with_suffix(".png"), out.with_name(f"{out.stem}_grid.png")
+    plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
     draw_curves(table, plot)
     draw_grid(root, runs, size, grid)
     lines = page(table, size, areas=areas, ceiling=scores.ceiling(size.subjects), command=command)
@@ -188,7 +189,7 @@ def write(
         f"![pictures by method and prompt]({grid.name})",
     ]
     at = next(number for number, line in enumerate(lines) if line.startswith("`python "))
-    out.write_text("\n".join([*lines[: at - 1], *pictures, "", *lines[at:]]))
+    write_section(out, [*lines[: at - 1], *pictures, "", *lines[at:]], first=True)
 
 
 def draw_curves(table: Table, path: Path) -> None:

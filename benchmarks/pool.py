@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 ROOT = Path(__file__).parents[1]
@@ -44,21 +47,13 @@ def fit(folder: Path, overrides: Sequence[str]) -> None:
     What an interrupted run has left there begins anew.
     """
     import torch
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
 
     import run as holdfast
 
     torch.set_num_threads(1)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", [*overrides, f"hydra.runtime.output_dir='{folder}'"], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    holdfast.fit(cfg, folder)
+    holdfast.fit(_composed(folder, overrides), folder)
 
 
 def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
@@ -79,10 +74,33 @@ def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
     note.write_text(json.dumps(made_with))
 
 
-def recipe_hash(*assets: str) -> str:
-    """Of all that decides a run beside its overrides: the configs, and the safetensors below these folders."""
+def recipe_hash(recipes: Iterable[Sequence[str]], *assets: str) -> str:
+    """Of what decides these runs: their configs as far as they train or draw, and the safetensors below the folders.
+
+    Args:
+        recipes: overrides of run.py, for each kind of run.
+    """
     digest = sha256()
-    weights = [path for folder in assets for path in (ROOT / folder).rglob("*.safetensors")]
-    for path in sorted([*(ROOT / "conf").rglob("*.yaml"), *weights]):
+    for overrides in recipes:
+        cfg = OmegaConf.to_container(_composed(Path(), overrides), resolve=True)
+        decides = {key: node for key, node in cfg.items() if key not in _ASIDE}  # type: ignore[union-attr]
+        decides["trainer"].pop("default_root_dir")
+        digest.update(json.dumps(decides, sort_keys=True).encode())
+    for path in sorted(path for folder in assets for path in (ROOT / folder).rglob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+_ASIDE = ("callbacks", "logger", "evaluation", "name")  # they watch, and judge what was drawn
+
+
+def _composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """The config that `python run.py <overrides>` is given for this run folder."""
+    import run as _run  # noqa: F401  registers the resolvers that conf/ uses
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [*overrides, f"hydra.runtime.output_dir='{folder}'"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg

@@ -224,7 +224,7 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
     """Consistency guidance whose part parallel to CFG is rescaled (arXiv:2506.00607).
 
     The default, `constant` with `s = 0.5`, has the largest area under the front of identity and prompt adherence of the
-    rules tried on the embedded subjects (docs/benchmark_guidance.md: 0.238 ± 0.028; `cfg_clamp` 0.229, `s = 0` 0.210,
+    rules tried on the embedded subjects (docs/benchmark.md: 0.238 ± 0.028; `cfg_clamp` 0.229, `s = 0` 0.210,
     `negative_only` 0.209), and ties there with plain consistency guidance, 0.238 ± 0.021.
 
     Args:

@@ -1,4 +1,4 @@
-"""The arithmetic behind `docs/benchmark_guidance.md`."""
+"""The arithmetic behind `docs/benchmark.md`."""
 
 import pytest
 
