@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, Asked, Seen, answers, asked, labels, shown
 from datamodules.sprites.captions import caption
-from datamodules.sprites.paint import Paint
+from datamodules.sprites.paint import COLORS, Paint
 from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.world import POSITIONS, repainted_scene, scene
 
@@ -82,4 +82,7 @@ def test_the_painter_draws_what_was_asked(index):
     drawn = scene_as_asked(question, rng)
     assert all(answers(question, shown(drawn).objects, drawn.background).values())
     paint = Paint("face", (1, 2, 3), (4, 5, 6))
-    assert scene_as_asked(question, rng, paint=paint).sprites[0].paint == paint
+    wanted = question.objects[0]
+    worn = scene_as_asked(question, rng, paint=paint).sprites[0].paint
+    assert worn.pattern == (wanted.texture or "face")  # what is asked for comes first
+    assert worn.first == (COLORS[wanted.color] if wanted.color else (1, 2, 3))

@@ -122,7 +122,9 @@ def test_the_judge_s_figures_are_written_and_shown(tiny_sd, tmp_path):
     assert {name: f["reference"] for name, f in figures.items() if f["reference"] is not None} == dict.fromkeys(
         ("noun", "count", "all"), 1
     )
-    assert "of the 4 that are asked for it" in figures["color"]["description"]  # the prompts with a second object
+    assert (
+        "of the 6 that are asked for it" in figures["color"]["description"]
+    )  # 4 prompts with a second object, 2 recolour
     assert metrics["identity"]["reference"] > metrics["identity"]["base"] + 0.1
     assert "attribute_adherence/color" in (run_dir / "report.html").read_text(encoding="utf-8")
 
