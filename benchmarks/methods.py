@@ -38,7 +38,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of AP
     "alignment alone": ("apt_dreambooth", (ALIGNMENT,)),
 }
 SETTINGS: dict[str, tuple[str, ...]] = {  # of the indicator, to choose from
-    "as in conf/": (),
+    "defaults": (),
     "zoom at most 1.5": ("module.augmentation.max_zoom=1.5",),
     "no augmentation": ("regularizer.overfitting_indicator.augmentation=false",),
     "no augmentation, T = 4": (
