@@ -6,7 +6,10 @@ from metrics.picture_distribution import DistributionMetric, Given
 
 
 class FID(DistributionMetric, FrechetInceptionDistance):
-    """Fréchet distance (arXiv:1706.08500) of torchmetrics, in any backbone's features; only Inception's is comparable.
+    """Fréchet distance (arXiv:1706.08500) of torchmetrics, in any backbone's features.
+
+    Compare it with figures of this project alone: pictures are brought to the backbone's size as its transform says,
+    which moves the distance, also with Inception.
 
     The covariance of fewer pictures than features is singular and the figure biased: they are refused.
 

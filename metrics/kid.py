@@ -10,7 +10,9 @@ from metrics.picture_distribution import DistributionMetric, Given
 
 
 class KID(DistributionMetric, KernelInceptionDistance):
-    """Kernel distance (arXiv:1801.01401) of torchmetrics, mean over random subsets; only Inception's is comparable.
+    """Kernel distance (arXiv:1801.01401) of torchmetrics, mean over random subsets.
+
+    Compare it with figures of this project alone; see `FID`.
 
     Args:
         backbone, weights: see `metrics.backbone_source.backbone_source`.
