@@ -25,7 +25,7 @@ PROMPTS, PICTURES, DENOISING_STEPS = 10, 2, 15  # as there: of each subject, and
 GUIDANCE_SCALES = (None, 1.5, 2.5, 5.5, 7.5)  # of CFG; None is the model's own, as of everything else
 EXPERIMENTS = ("dreambooth", "apt_dreambooth", "dco_dreambooth")
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
-MINUTES_PER_SUBJECT = 12  # of one core of the machine that docs/benchmark.md was made on
+MINUTES_PER_SUBJECT = 16  # of one core of the machine that docs/benchmark.md was made on
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from typing import Any
 import lightning.pytorch as L
 import lightning.pytorch.callbacks.progress.rich_progress as rich_progress
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.pool import composed
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 NOWHERE = open(os.devnull, "w")  # noqa: SIM115  as long as the process
 
@@ -118,15 +120,7 @@ def timed(
 
 def compose_run(overrides: list[str]) -> DictConfig:
     """The config that `python run.py <overrides>` would run, in a temporary run folder."""
-    import run as _run  # noqa: F401  registers the resolver that conf/ uses
-
-    folder = tempfile.mkdtemp(prefix="step_cost_")
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        cfg = compose("config", [*overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg.hydra
-    return cfg
+    return composed(Path(tempfile.mkdtemp(prefix="step_cost_")), overrides)
 
 
 def build(cfg: DictConfig, *lanes: L.Callback) -> tuple[DictConfig, Any, Any, L.Trainer]:

@@ -53,7 +53,7 @@ def fit(folder: Path, overrides: Sequence[str]) -> None:
     torch.set_num_threads(1)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    holdfast.fit(_composed(folder, overrides), folder)
+    holdfast.fit(composed(folder, overrides), folder)
 
 
 def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
     note = root / "made_with.json"
     root.mkdir(parents=True, exist_ok=True)
     made_with = json.loads(json.dumps(made_with))  # a tuple is read back as a list
-    if (json.loads(note.read_text()) if note.exists() else any(root.iterdir()) or made_with) != made_with:
+    if json.loads(note.read_text()) != made_with if note.exists() else any(root.iterdir()):
         sys.exit(
             f"error: the runs in {root} were made with other overrides, configs or weights: choose another --root, or "
             "move them away"
@@ -82,7 +82,7 @@ def recipe_hash(recipes: Iterable[Sequence[str]], *assets: str) -> str:
     """
     digest = sha256()
     for overrides in recipes:
-        cfg = OmegaConf.to_container(_composed(Path(), overrides), resolve=True)
+        cfg = OmegaConf.to_container(composed(Path(), overrides), resolve=True)
         decides = {key: node for key, node in cfg.items() if key not in _ASIDE}  # type: ignore[union-attr]
         decides["trainer"].pop("default_root_dir")
         digest.update(json.dumps(decides, sort_keys=True).encode())
@@ -94,7 +94,7 @@ def recipe_hash(recipes: Iterable[Sequence[str]], *assets: str) -> str:
 _ASIDE = ("callbacks", "logger", "evaluation", "name")  # they watch, and judge what was drawn
 
 
-def _composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
+def composed(folder: Path, overrides: Sequence[str]) -> DictConfig:
     """The config that `python run.py <overrides>` is given for this run folder."""
     import run as _run  # noqa: F401  registers the resolvers that conf/ uses
 

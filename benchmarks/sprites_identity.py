@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import timm
+import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -55,8 +57,9 @@ def fit() -> Identity:
 
 
 def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
-    higher = (positives[:, None] > negatives[None]).double() + 0.5 * (positives[:, None] == negatives[None])
-    return float(higher.mean())
+    """Of cosines, which torchmetrics wants in [0, 1]."""
+    labels = torch.cat([torch.ones(len(positives)), torch.zeros(len(negatives))]).int()
+    return float(binary_auroc((1 + torch.cat([positives, negatives])) / 2, labels))
 
 
 def on_every_background(name: str) -> list[NDArray[np.uint8]]:
@@ -107,6 +110,7 @@ def main() -> None:
             print(
                 f"{name:<16}{what:<14}",
                 "  ".join(f"{kind} {area_under_curve(cosines['subject'], cosines[kind]):.3f}" for kind in KINDS),
+                f" all {area_under_curve(cosines['subject'], torch.cat([cosines[kind] for kind in KINDS])):.3f}",
                 " | cosine",
                 "  ".join(f"{kind} {float(values.mean()):.2f}" for kind, values in cosines.items()),
                 f" | object found: IoU {found:.2f}",

@@ -184,11 +184,8 @@ class Evaluation:
         grid.save(out_dir / "samples" / "grid.png")
         settings = {name: getattr(self, name) for name in ("images_per_prompt", "max_prompts", "seed")}
         settings |= {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
-        settings |= {
-            name: node and vars(node)
-            for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")
-            for node in (getattr(self, name),)
-        }
+        drawings = {name: getattr(self, name) for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")}
+        settings |= {name: node and vars(node) for name, node in drawings.items()}
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
         (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         return write_report(out_dir, force=False)
@@ -200,11 +197,13 @@ class Evaluation:
         if self.trajectory:
             self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
         if self.token_attention:
-            path = folder / TOKEN_ATTENTION / "00.png"
             try:
-                self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
+                model.tokenize([pairs[0].prior, pairs[0].instance])
             except ValueError as error:  # the pipeline cuts a long prompt off, which would mislabel the tokens
                 warnings.warn(f"no picture of the attention to each token: {error}", stacklevel=2)
+                return
+            path = folder / TOKEN_ATTENTION / "00.png"
+            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
 
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
@@ -215,16 +214,8 @@ class Evaluation:
         return sample_guided(model, repeated, self.guidance, seeds=seeds, description="the tuned model draws")
 
     def _draw(self, model: StableDiffusion, prompts: list[str], description: str) -> list[Image.Image]:
-        return sample(
-            model.pipeline,
-            [prompt for prompt in prompts for _ in range(self.images_per_prompt)],
-            seeds=self._seeds(len(prompts)),
-            guidance_scale=model.guidance_scale,
-            num_inference_steps=model.num_inference_steps,
-            batch_size=model.inference_batch_size,
-            resolution=model.resolution,
-            description=description,
-        )
+        repeated = [prompt for prompt in prompts for _ in range(self.images_per_prompt)]
+        return _draw(model, repeated, self._seeds(len(prompts)), description)
 
     def _draw_class(self, model: StableDiffusion, subject: Subject, *, is_tuned: bool) -> list[Image.Image]:
         """Pictures of the bare class prompt, as many as the metrics ask for."""
@@ -233,16 +224,7 @@ class Evaluation:
         if count and is_tuned:
             pairs = [PromptPair(instance=prompt, prior=prompt)] * count
             return sample_guided(model, pairs, self.guidance, seeds=seeds, description="the tuned model's class")[0]
-        return sample(
-            model.pipeline,
-            [prompt] * count,
-            seeds=seeds,
-            guidance_scale=model.guidance_scale,
-            num_inference_steps=model.num_inference_steps,
-            batch_size=model.inference_batch_size,
-            resolution=model.resolution,
-            description="the base model's class",
-        )
+        return _draw(model, [prompt] * count, seeds, "the base model's class")
 
     def _save_samples(self, folder: Path, pairs: Sequence[Any], base: Pictures, tuned: Pictures) -> None:
         entries = []
@@ -256,6 +238,19 @@ class Evaluation:
                     entry[kind].append(path)
             entries.append(entry)
         (folder / "samples.json").write_text(json.dumps(entries, indent=2))
+
+
+def _draw(model: StableDiffusion, prompts: list[str], seeds: list[int], description: str) -> list[Image.Image]:
+    return sample(
+        model.pipeline,
+        prompts,
+        seeds=seeds,
+        guidance_scale=model.guidance_scale,
+        num_inference_steps=model.num_inference_steps,
+        batch_size=model.inference_batch_size,
+        resolution=model.resolution,
+        description=description,
+    )
 
 
 def save_references(subject: Subject, folder: Path, resolution: int) -> None:

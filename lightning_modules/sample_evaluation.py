@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -23,7 +23,6 @@ from report.training_strip import TILE, training_strip
 
 _ROWS = 4  # prompts that the strip shows
 Listener = Callable[[L.Trainer, L.LightningModule, list[float]], None]
-T = TypeVar("T")
 
 
 class SampleEvaluation(Callback):
@@ -39,8 +38,8 @@ class SampleEvaluation(Callback):
         every_n_steps: optimiser steps between two checks; 2 or more, for each check has a row of its own in the logs.
         num_prompts: of the subject's evaluation prompts, evenly from the first to the last; one picture each.
         num_inference_steps: denoising steps; fewer than in the final evaluation are enough to compare checks.
-        seed: of the first prompt's noise, the others' follow; not those of the final evaluation, whose pictures then
-            were not chosen by.
+        seed: of the first prompt's noise, the others' follow; not the final evaluation's, so that its pictures are
+            not those that a step was chosen by.
         dirpath: folder of `training.png`.
     """
 

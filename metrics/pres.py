@@ -11,8 +11,8 @@ from metrics.picture_metric import Drawn
 class PRES(ImageSimilarity):
     """`image_similarity` of pictures of the bare class prompt to all real pictures (DreamBooth, arXiv:2208.12242).
 
-    The class has collapsed onto the subject as far as this is above the base model's figure. Real pictures are each
-    compared with the others.
+    The class has collapsed onto the subject as far as this is above the base model's figure. Of real pictures it is
+    `ImageSimilarity`'s.
 
     Args:
         backbone, weights: see `metrics.backbone_source.backbone_source`.
