@@ -10,7 +10,7 @@ check:
 	python -m mypy
 
 test:
-	python -m pytest
+	python -m pytest -n 2
 
 test-slow:
 	python -m pytest -m slow

@@ -1,6 +1,11 @@
 """A Stable Diffusion folder and a ViT with random weights, small enough to build and train in a second."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported, for the tests and for the runs that they start: the models are so small that a second thread
+# costs more than it gives, and two processes of `pytest -n 2` would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import timm

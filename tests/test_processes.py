@@ -20,6 +20,7 @@ def run_py(*overrides: str) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_token(tiny_sd, tmp_path):
     token = ["experiment=textual_inversion", "data.num_heldout=0", "evaluation.max_prompts=1"]
     for name, *overrides in (
