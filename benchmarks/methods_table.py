@@ -63,7 +63,8 @@ def with_error(values: Array, digits: int = 3) -> str:
     """Mean ± bootstrap error of `[subjects, seeds]`, without those that have no value."""
     if not np.isfinite(values).any():
         return "–"
-    return f"{np.nanmean(values):.{digits}f} ± {bootstrap_error(values):.{digits}f}"
+    mean, error = np.nanmean(values), bootstrap_error(values)
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if np.isfinite(error) else " (no error from so few)")
 
 
 def gaps(table: Table, one: str, other: str) -> Gap:
