@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.methods_scores import RunScores
-from benchmarks.methods_table import gap_to_stopped, stopped, verdict
+from benchmarks.methods_table import gap_to_stopped, stopped, verdict, with_error
 
 STEPS = (0, 50, 100, 200, 300)
 METHODS = (
@@ -57,3 +57,9 @@ def test_verdict_says_what_the_gap_is(level, words):
     text = verdict(table, STEPS)
     assert f"APT {words} adherence than DreamBooth" in text
     assert "identity 0.700 ± 0.000 up" in text
+
+
+def test_a_mean_of_one_value_has_no_error():
+    assert with_error(np.array([[0.1], [np.nan]])) == "0.100 (no error from so few)"
+    assert with_error(np.array([[0.1], [0.1]])) == "0.100 ± 0.000"
+    assert with_error(np.array([[np.nan]])) == "–"
