@@ -16,7 +16,7 @@ from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.pool import fit, recipe_hash, refuse_other, run_all
+from benchmarks.pool import claim, fit, recipe_hash, run_all
 from datamodules.dreambooth import TABLE, read_prompt_table
 from report.provenance import provenance
 
@@ -97,7 +97,7 @@ def main() -> None:
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
                  "evaluation.images_per_prompt=4", "logger=csv", METRICS, *options.overrides]  # fmt: skip
     recipes = [[f"experiment={name}", f"data.subject={chosen[0]}", *overrides] for name in options.experiments]
-    refuse_other(options.runs, {"overrides": overrides, "recipe": recipe_hash(recipes)})
+    claim(options.runs, {"overrides": overrides, "recipe": recipe_hash(recipes)})
     left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
     print(f"{len(left)} of {len(folders)} runs are to be done, {options.workers} at a time")
     os.environ["OMP_NUM_THREADS"] = "1"

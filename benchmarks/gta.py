@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.gta_table import Results, write
-from benchmarks.pool import fit, recipe_hash, refuse_other, run_all
+from benchmarks.pool import claim, fit, recipe_hash, run_all
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,7 +126,7 @@ def main() -> None:
     bench = Bench(options.root, tuple(options.overrides), options.workers)
     recipes = [[f"experiment={name}", *bench.overrides] for name in WEIGHTS]
     made_with = {"overrides": list(bench.overrides), "recipe": recipe_hash(recipes, "assets/sprites-vit")}
-    refuse_other(bench.root, made_with)
+    claim(bench.root, made_with)
     fractions = sorted(options.fractions)
     tried = weights_tried(fractions)
     count = len(tried) + len(WEIGHTS) * len(fractions) * options.seeds

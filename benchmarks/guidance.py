@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.pool import recipe_hash, refuse_other, run_all
+from benchmarks.pool import claim, recipe_hash, run_all
 
 ROOT = Path(__file__).parents[1]
 SUBJECTS = ("heart_face", "star_badge", "triangle_halves", "moon_halves")  # those that benchmarks/methods.py reports
@@ -142,7 +142,7 @@ def main() -> None:
     recipes = [[f"experiment={name}"] for name in EXPERIMENTS]
     drawn = {variant.name: [variant.experiment, *variant.overrides()] for variant in variants()}
     protocol = [SUBJECTS, PROMPTS, PICTURES, DENOISING_STEPS, drawn]
-    refuse_other(root, {"protocol": protocol, "recipe": recipe_hash(recipes, "assets/sprites-sd")})
+    claim(root, {"protocol": protocol, "recipe": recipe_hash(recipes, "assets/sprites-sd")})
     left = [s for s in SUBJECTS if any(not (root / s / v.name).exists() for v in variants())]
     minutes = -(-len(left) // args.workers) * MINUTES_PER_SUBJECT
     print(

@@ -20,12 +20,13 @@ import lightning.pytorch as L
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.pool import recipe_hash, refuse_other, run_all
+from benchmarks.pool import claim, recipe_hash, run_all
 
 ROOT = Path(__file__).parents[1]
 ASSET = "assets/sprites-sd"  # the others only score
 INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
 PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
+NO_AUGMENTATION = "regularizer.overfitting_indicator.augmentation=false"
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of APT's parts, those that stay
     "DreamBooth": ("dreambooth", ()),
     "DreamBooth + prior": ("dreambooth_prior", ()),
@@ -37,14 +38,21 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of AP
     "stabilization alone": ("apt_dreambooth", (STABILIZATION,)),
     "alignment alone": ("apt_dreambooth", (ALIGNMENT,)),
 }
-SETTINGS: dict[str, tuple[str, ...]] = {  # of the indicator, to choose from
-    "defaults": (),
-    "zoom at most 1.5": ("module.augmentation.max_zoom=1.5",),
-    "no augmentation": ("regularizer.overfitting_indicator.augmentation=false",),
-    "no augmentation, T = 4": (
-        "regularizer.overfitting_indicator.augmentation=false",
-        "model.indicator_scale=4",
-    ),
+SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of APT's parts, to choose from
+    "defaults": {},
+    "zoom at most 1.5": {INDICATOR: ("module.augmentation.max_zoom=1.5",)},
+    "no augmentation": {INDICATOR: (NO_AUGMENTATION,)},
+    "no augmentation, T = 4": {INDICATOR: (NO_AUGMENTATION, "model.indicator_scale=4")},
+    "no augmentation, weights × 10": {
+        INDICATOR: (NO_AUGMENTATION,),
+        STABILIZATION: ("regularizer.representation_stabilization.weight=0.3",),
+        ALIGNMENT: ("regularizer.attention_alignment.weight=1",),
+    },
+    "no augmentation, weights × 100": {
+        INDICATOR: (NO_AUGMENTATION,),
+        STABILIZATION: ("regularizer.representation_stabilization.weight=3",),
+        ALIGNMENT: ("regularizer.attention_alignment.weight=10",),
+    },
 }
 
 
@@ -86,7 +94,7 @@ SIZES = {"default": DEFAULT, "full": FULL}
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a method of `METHODS`, with a choice of `SETTINGS` where it has the indicator."""
+    """One training of a method of `METHODS`, with a choice of `SETTINGS` for those parts of APT that it has."""
 
     method: str
     settings: str
@@ -94,13 +102,13 @@ class Run:
     seed: int
 
     def folder(self, root: Path) -> Path:
-        settings = f", {self.settings}" if INDICATOR in METHODS[self.method][1] else ""
+        settings = f", {self.settings}" if METHODS[self.method][1] else ""
         return root / self.subject / f"{self.method}{settings}, seed {self.seed}"
 
     def overrides(self) -> list[str]:
         experiment, parts = METHODS[self.method]
         dropped = [f"~regularizer.{part}" for part in PARTS if part not in parts and experiment == "apt_dreambooth"]
-        settings = SETTINGS[self.settings] if INDICATOR in parts else ()
+        settings = [each for part in parts for each in SETTINGS[self.settings].get(part, ())]
         return [
             f"experiment={experiment}", *dropped, *settings, f"data.subject={self.subject}", f"seed={self.seed}"
         ]  # fmt: skip
@@ -153,6 +161,8 @@ def train(run: Run, root: Path, size: Size) -> None:
     ]  # fmt: skip
     _, module, datamodule, trainer = build(compose_run(overrides), DrawAlong(unfinished, size))
     trainer.fit(module, datamodule=datamodule)
+    if missing := [step for step in size.steps if not (unfinished / f"{step}").is_dir()]:
+        raise RuntimeError(f"{folder}: nothing was drawn at steps {missing}")
     unfinished.replace(folder)
 
 
@@ -175,7 +185,7 @@ def main() -> None:
     made_with = {"size": asdict(size) | {"seeds": None}, "methods": [METHODS, SETTINGS], "recipe": recipe}
     size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
-    refuse_other(root, made_with)
+    claim(root, made_with)
     tried = runs(["APT"], SETTINGS, size.chosen_on, 1)
     count = len(tried) + len(METHODS) * len(size.subjects) * size.seeds
     minutes = count * size.seconds / options.workers / 60
@@ -189,15 +199,15 @@ def main() -> None:
 
     train_all(tried, "choosing settings")
     from benchmarks.methods_scores import Scores
-    from benchmarks.methods_table import area, chosen_settings, write
+    from benchmarks.methods_table import chosen_settings, write
 
     scores = Scores(size.prompts)
 
     def score(run: Run) -> Any:
         return scores.of([run.folder(root) / f"{step}" for step in size.steps], run.subject, size.pictures)
 
-    areas = {name: [area(score(run)) for run in tried if run.settings == name] for name in SETTINGS}
-    chosen = chosen_settings(areas)
+    scored = {name: [score(run) for run in tried if run.settings == name] for name in SETTINGS}
+    chosen = chosen_settings(scored)
     train_all(runs(METHODS, [chosen], size.subjects, size.seeds), "training")
     seeds = range(size.seeds)
     table = {
@@ -206,7 +216,7 @@ def main() -> None:
     }
     first = {name: Run(name, chosen, size.subjects[0], 0) for name in METHODS}
     command = " ".join(["python benchmarks/methods.py", *sys.argv[1:]])
-    write(options.out, root, size, scores, table, first, areas=areas, command=command)
+    write(options.out, root, size, scores, table, first, tried=scored, command=command)
     minutes = (time.perf_counter() - began) / 60
     print(f"{minutes:.1f} minutes; the result lies in {options.out}, all pictures in {root}")
 

@@ -26,9 +26,9 @@ FIRST, REST = slice(0, 1), slice(1, None)  # copies of a prompt's picture: steps
 RULE = OmegaConf.load(Path(__file__).parents[1] / "conf/callbacks/adherence_stopping.yaml").adherence_stopping
 
 
-def chosen_settings(areas: Mapping[str, Sequence[float]]) -> str:
+def chosen_settings(tried: Mapping[str, Sequence[RunScores]]) -> str:
     """The settings whose curves dominate the largest area, mean over the subjects that are chosen on."""
-    return max(areas, key=lambda settings: float(np.mean(areas[settings])))
+    return max(tried, key=lambda settings: float(np.mean([area(scores) for scores in tried[settings]])))
 
 
 def area(scores: RunScores) -> float:
@@ -79,7 +79,7 @@ def says(gap: Gap) -> str:
 
 
 def verdict(table: Table, steps: Sequence[int]) -> str:
-    """The first paragraphs: whether plain DreamBooth overfits here, whether APT keeps more, and what its parts do."""
+    """The first paragraph: whether plain DreamBooth overfits here, whether APT keeps more, and what its parts do."""
     curves = [[scores.curve() for scores in row] for row in table["DreamBooth"]]
     learned = np.array([[identity[-1] - identity[0] for identity, _ in row] for row in curves])
     lost = np.array([[adherence[-1] - adherence[0] for _, adherence in row] for row in curves])
@@ -107,7 +107,7 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
     parts = [f"without {part} {says(gaps(table, 'APT', f'APT without {part}'))}" for part in _PARTS]
     alone = [f"{part} {says(gaps(table, f'{part} alone', 'DreamBooth'))}" for part in _PARTS]
     return (
-        f"{text}\n\nWhat each part contributes: APT's gap to itself {'; '.join(parts)}. Each part alone, its gap to "
+        f"{text} What each part contributes: APT's gap to itself {'; '.join(parts)}. Each part alone, its gap to "
         f"DreamBooth: {'; '.join(alone)}."
     )
 
@@ -116,10 +116,9 @@ _PARTS = ("indicator", "stabilization", "alignment")
 
 
 def page(
-    table: Table, size: "Size", *, areas: Mapping[str, Sequence[float]], ceiling: float, command: str
+    table: Table, size: "Size", *, tried: Mapping[str, Sequence[RunScores]], ceiling: float, command: str
 ) -> list[str]:
     """The page's lines, without its pictures."""
-    chosen = chosen_settings(areas)
     head = ["method", *(f"step {step}" for step in size.steps)]
     lines = [
         "# APT and what it is measured against",
@@ -137,9 +136,12 @@ def page(
         "subject and seed. The real "
         f"training pictures have an identity of {ceiling:.3f}.",
         "",
-        f"The indicator's settings were chosen on {', '.join(size.chosen_on)}, by the area under each curve: "
-        + ", ".join(f"{name} {np.mean(values):.3f}" for name, values in areas.items())
-        + f". Chosen: **{chosen}**.",
+        f"APT's settings were chosen on {', '.join(size.chosen_on)}, one seed each, by the area that a curve dominates "
+        f"above the untouched model's identity. Chosen: **{chosen_settings(tried)}**.",
+        "",
+        _row(["settings", "area", "last identity", "last adherence"]),
+        "|---|---:|---:|---:|",
+        *(_row([name, *_settings_figures(runs)]) for name, runs in tried.items()),
     ]
     for title, pick in (("Identity", 0), ("Adherence", 1)):
         lines += ["", f"## {title} along training", "", _row(head), _row(["---", *["---:"] * len(size.steps)])]
@@ -168,19 +170,25 @@ def page(
     return [*lines, ""]
 
 
+def _settings_figures(runs: Sequence[RunScores]) -> list[str]:
+    """Means over the subjects that settings are chosen on."""
+    lasts = [[axis[-1] for axis in scores.curve()] for scores in runs]
+    return [f"{value:.3f}" for value in (np.mean([area(scores) for scores in runs]), *np.mean(lasts, axis=0))]
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def write(
     out: Path, root: Path, size: "Size", scores: Scores, table: Table, runs: Mapping[str, "Run"], *,
-    areas: Mapping[str, Sequence[float]], command: str,
+    tried: Mapping[str, Sequence[RunScores]], command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
     plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
     draw_curves(table, plot)
     draw_grid(root, runs, size, grid)
-    lines = page(table, size, areas=areas, ceiling=scores.ceiling(size.subjects), command=command)
+    lines = page(table, size, tried=tried, ceiling=scores.ceiling(size.subjects), command=command)
     pictures = [
         "",
         f"![identity against adherence along training]({plot.name})",

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -56,12 +57,12 @@ def fit(folder: Path, overrides: Sequence[str]) -> None:
     holdfast.fit(composed(folder, overrides), folder)
 
 
-def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
-    """Notes in `root` what its runs are made with.
+def claim(root: Path, made_with: Mapping[str, Any]) -> None:
+    """Notes in `root` what its runs are made with, and keeps it for this process as long as that lives.
 
     Raises:
         SystemExit: the folder's runs were made with something else, or nobody knows with what, and would be mixed
-            with these.
+            with these; or another process is at work in it.
     """
     note = root / "made_with.json"
     root.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,16 @@ def refuse_other(root: Path, made_with: Mapping[str, Any]) -> None:
             f"error: the runs in {root} were made with other overrides, configs or weights: choose another --root, or "
             "move them away"
         )
+    lock = FileLock(root / "lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        sys.exit(f"error: another process is at work in {root}: wait for it, or choose another --root")
+    _CLAIMED.append(lock)
     note.write_text(json.dumps(made_with))
+
+
+_CLAIMED: list[BaseFileLock] = []  # a lock that nobody refers to is released
 
 
 def recipe_hash(recipes: Iterable[Sequence[str]], *assets: str) -> str:
