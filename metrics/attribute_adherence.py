@@ -4,11 +4,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
 
 from datamodules.sprites.attributes import Asked, answers, asked
 from metrics.background_adherence import read_background
 from metrics.sprites_judge import SpritesJudge
+
+NAMES = ("noun", "color", "texture", "size", "position", "background", "count", "all")
 
 
 def attribute_adherence(
@@ -70,3 +75,39 @@ def times_named(prompts: Sequence[str]) -> dict[str, int]:
         for name in answers(asked(prompt), (), ""):
             counts[name] += 1
     return dict(counts)
+
+
+class AttributeAdherence(Metric):
+    """`attribute_adherence`, added up over updates and processes.
+
+    Args:
+        judge: in evaluation mode.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+    right: Tensor
+    named: Tensor
+
+    def __init__(self, judge: SpritesJudge) -> None:
+        super().__init__()
+        self.judge = judge
+        for state in ("right", "named"):  # pictures of each of `NAMES`
+            self.add_state(state, torch.zeros(len(NAMES), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> None:
+        """Takes what `attribute_adherence` does."""
+        for verdict in all_answers(self.judge, pictures, prompts):
+            self.right += torch.tensor([verdict.get(name, False) for name in NAMES])
+            self.named += torch.tensor([name in verdict for name in NAMES])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of the prompts name each attribute, as `times_named` counts them; here, before any `compute`."""
+        return {name: count for name, count in zip(NAMES, self.named.tolist(), strict=True) if count}
+
+    def compute(self) -> dict[str, Tensor]:
+        """Shares in float64 of the attributes that a prompt names."""
+        shares = self.right.double() / self.named
+        return {name: share for name, share, count in zip(NAMES, shares, self.named, strict=True) if count}

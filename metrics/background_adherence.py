@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from datamodules.sprites.attributes import named_background
 from datamodules.sprites.paint import BACKGROUNDS
+from metrics.mean_metric import MeanMetric
 
 
 def read_background(picture: NDArray[np.uint8]) -> str:
@@ -25,3 +27,15 @@ def background_adherence(pictures: Sequence[NDArray[np.uint8]], prompts: Sequenc
     if not named:
         return None
     return sum(read_background(picture) == name for picture, name in named) / len(named)
+
+
+class BackgroundAdherence(MeanMetric):
+    """`background_adherence`, added up; `count` is how many of the prompts name a background, and nan is of none."""
+
+    higher_is_better = True
+
+    def update(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> None:
+        """Takes pictures `[H, W, 3]` and a prompt for each."""
+        share = background_adherence(pictures, prompts)
+        if share is not None:
+            self.add(torch.tensor(share, dtype=torch.float64), count=sum(map(bool, map(named_background, prompts))))

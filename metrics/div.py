@@ -14,7 +14,8 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from datamodules.subject import Subject
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.embeddings import Embeddings
-from metrics.picture_metric import Drawn, MeanMetric
+from metrics.mean_metric import MeanMetric
+from metrics.picture_metric import Drawn, PictureMetric
 
 NETWORKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -32,11 +33,10 @@ def mean_pairwise_distance(pictures: Tensor, distance: Distance) -> Tensor:
     return distance(pictures[list(first)], pictures[list(second)]).mean()
 
 
-class DIV(MeanMetric):
+class DIV(PictureMetric, MeanMetric):
     """Mean over the prompts of `mean_pairwise_distance` by LPIPS (arXiv:1801.03924), at the size that was drawn.
 
-    Under several processes each updates with prompts of its own. Real pictures have no figure, since no two of them
-    show one prompt at the size that is drawn.
+    Under several processes each updates with prompts of its own. Real pictures have no figure; see `no_reference`.
 
     Args:
         net: "alex", "vgg" or "squeeze", torchvision's weights under LPIPS.
@@ -46,6 +46,7 @@ class DIV(MeanMetric):
     """
 
     name = "div"
+    no_reference = "no two real pictures show one prompt at the size that is drawn"
     higher_is_better = True
 
     def __init__(self, *, net: str) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from metrics.object_crop import object_crop, object_masks
+from metrics.mean_metric import MeanMetric
+from metrics.object_crop import MARGIN, object_crop, object_masks
 
 SIDE = 64  # pixels of a crop
 CELLS = 8
@@ -53,6 +54,15 @@ class Identity:
     def __init__(self, vit: str, layers: Sequence[int], mean: Tensor, whitening: Tensor) -> None:
         self.vit, self.layers, self.mean, self.whitening = vit, list(layers), mean, whitening
         self._model: Any = timm.create_model(f"local-dir:{vit}", pretrained=True, num_classes=0).eval()
+
+    @property
+    def transform(self) -> str:
+        """What an object goes through before the features, in words."""
+        side = self._model.patch_embed.img_size[0]
+        return (
+            f"the object's box with a margin of {MARGIN:.0%}, gray around the object, resized to {SIDE} px; "
+            f"for the ViT to {side} px, normalised as it was pretrained"
+        )
 
     def __call__(self, pictures: Pictures, references: Pictures, masks: Masks | None = None) -> Tensor:
         """`[N]`: the mean of `pairwise` over the references."""
@@ -103,6 +113,27 @@ class Identity:
             tensors["mean"].double(),
             tensors["whitening"].double(),
         )
+
+
+class MeanIdentity(MeanMetric):
+    """Mean of `Identity` over pictures.
+
+    Under several processes each updates with its share of the pictures, and has all references.
+
+    Args:
+        identity: in whose features.
+        references, masks: as `Identity.pairwise` takes them.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, identity: Identity, references: Pictures, masks: Masks | None) -> None:
+        super().__init__()
+        self._identity, self._references, self._masks = identity, references, masks
+
+    def update(self, pictures: Pictures) -> None:
+        """Takes pictures `[H, W, 3]`, one at least."""
+        self.add(self._identity(pictures, self._references, self._masks).mean(), count=len(pictures))
 
 
 def crop_features(vit: Any, crops: Pictures, *, layers: Sequence[int]) -> Tensor:

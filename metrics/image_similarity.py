@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from datamodules.subject import Subject
 from metrics.embeddings import Embeddings
-from metrics.picture_metric import BackboneMetric, Drawn, MeanMetric
+from metrics.mean_metric import MeanMetric
+from metrics.picture_metric import BackboneMetric, Drawn
 
 
 def image_similarity(generated: Tensor, real: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ class ImageSimilarity(BackboneMetric, MeanMetric):
     """
 
     name = "image_similarity"
+    no_reference = "no pictures are held out, and a single training picture has no other to be compared with"
     higher_is_better = True
 
     def __init__(self, *, backbone: str, weights: str | None) -> None:

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from datamodules.subject import Subject
 from metrics.embeddings import Embeddings
-from metrics.picture_metric import BackboneMetric, Drawn, MeanMetric
+from metrics.mean_metric import MeanMetric
+from metrics.picture_metric import BackboneMetric, Drawn
 
 
 def nearest_training_similarity(generated: Tensor, training: Tensor) -> Tensor:
@@ -28,6 +29,7 @@ class NearestTrainingSimilarity(BackboneMetric, MeanMetric):
     """
 
     name = "nearest_training_similarity"
+    no_reference = "no pictures are held out, and each training picture is its own nearest one"
     higher_is_better = False
 
     def __init__(self, *, backbone: str, weights: str | None) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric
@@ -13,6 +12,9 @@ from torchmetrics import Metric
 from datamodules.subject import Subject
 from metrics.backbone_source import backbone_source, fetch
 from metrics.embeddings import Embeddings
+
+# The `template` of a figure that reads prompts as they stand.
+PRIOR_TEMPLATE = "none: the prompts as they are, with the class word in the identifier's place"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,8 @@ class PictureMetric(Metric, ABC):
     """
 
     name: ClassVar[str]
+    no_reference: ClassVar[str] = "real pictures have no such figure"
+    """Why, where `look_at_real` has looked at none; a sentence without its end."""
     num_class_pictures: int = 0
 
     @property
@@ -64,29 +68,10 @@ class PictureMetric(Metric, ABC):
 
     @abstractmethod
     def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
-        """What `metrics.json` says beside the numbers: `description`, `model`, `checkpoint`, `transform`, `pairing`."""
+        """What `metrics.json` says beside the numbers: `description`, `model`, `checkpoint`, `transform`, `pairing`.
 
-
-class MeanMetric(PictureMetric):
-    """A mean whose sums are added up over processes, in float64."""
-
-    full_state_update = False
-    is_differentiable = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for state in ("total", "count"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def add(self, mean: Tensor, *, count: int) -> None:
-        """Takes the mean of `count` more values."""
-        self.total += count * mean.cpu()
-        self.count += count
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
+        And `template` of a figure that reads prompts; see `lightning_modules.figure`.
+        """
 
 
 class BackboneMetric(PictureMetric):

@@ -42,6 +42,7 @@ class PRES(ImageSimilarity):
             "description": f"mean cosine of pictures of “{subject.class_prompt}” to all real pictures, features of "
             f"{self.backbone}: low where the class is preserved; real: training pictures, as of image_similarity",
             "prompts": subject.class_prompt,
+            "template": "the bare class prompt",
             "pairing": "every picture of the class prompt with every real picture",
             "compared_with": len(subject.train) + len(subject.heldout),
         }

@@ -16,6 +16,7 @@ from datamodules.sprites.world import POSITIONS, SIZE
 
 STRIDE = 4  # pixels a cell of the features that the windows are cut from
 WINDOW = 10  # cells a side, 40 px: the largest object, wherever it stands about its position
+TRANSFORM = f"bilinear with antialiasing to {SIZE} px, [-1, 1]"
 _LAST = SIZE // STRIDE - WINDOW
 CORNERS = [  # of the window at each position: left and top cell, moved inwards where it would leave the picture
     tuple(min(max(round(center / STRIDE - WINDOW / 2), 0), _LAST) for center in place) for place in POSITIONS.values()

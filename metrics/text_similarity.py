@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from datamodules.subject import Subject
 from metrics.backbone_source import backbone_source
 from metrics.embeddings import Embeddings
-from metrics.picture_metric import BackboneMetric, Drawn, MeanMetric
+from metrics.mean_metric import MeanMetric
+from metrics.picture_metric import PRIOR_TEMPLATE, BackboneMetric, Drawn
 
 
 def text_similarity(pictures: Tensor, prompts: Tensor) -> Tensor:
@@ -60,6 +61,6 @@ class TextSimilarity(BackboneMetric, MeanMetric):
             "description": f"mean cosine of picture and prompt with the class word, by {self.backbone}; real: {real} "
             "pictures with their captions",
             **self.describe_backbone(embeddings),
-            "template": "none: the prompts as they are, with the class word in the identifier's place",
+            "template": PRIOR_TEMPLATE,
             "pairing": "each picture with its prompt",
         }

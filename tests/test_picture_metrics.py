@@ -14,20 +14,27 @@ from torch import distributed, multiprocessing
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 from torchmetrics.multimodal import CLIPScore
 
+from datamodules.sprites.attributes import asked
+from datamodules.sprites.painter import scene_as_asked
+from datamodules.sprites.world import render
+from metrics.attribute_adherence import AttributeAdherence
+from metrics.background_adherence import BackgroundAdherence
 from metrics.div import DIV, mean_pairwise_distance
 from metrics.fid import FID
+from metrics.identity import Identity, MeanIdentity
 from metrics.image_similarity import ImageSimilarity, image_similarity, self_similarity
 from metrics.kid import KID
 from metrics.nearest_training_similarity import NearestTrainingSimilarity, nearest_training_similarity
 from metrics.picture_metric import Drawn
 from metrics.pres import PRES
+from metrics.sprites_judge import SpritesJudge
 from metrics.text_similarity import TextSimilarity, text_similarity
 from tests.conftest import ROOT
 from tests.picture_metrics import VIT, embeddings, heldout, subject, train
 
 X = torch.tensor([[2.0, 0.0], [0.0, 0.5], [3.0, 4.0]])
 Y = torch.tensor([[1.0, 0.0], [-4.0, 3.0]])
-NAMES = ("image", "nearest", "text", "div", "fid", "kid")
+NAMES = ("image", "nearest", "text", "div", "fid", "kid", "background", "attributes", "identity")
 
 
 def drawn(pictures, prompts=(), class_pictures=()):
@@ -169,6 +176,22 @@ def test_pres_rises_as_the_class_becomes_the_subject():
     assert collapsed > of(metric, drawn([], class_pictures=train(subject("circle_quarters"))), one, space) + 0.1
 
 
+def test_pres_by_hand():
+    """Of the class pictures that it asks for alone, to trained and held-out pictures."""
+    one = subject(num_heldout=1)
+    one = replace(one, train=one.train[:1])
+    of_class = [Image.new("RGB", (8, 8)) for _ in range(4)]
+    rows = dict(zip(map(id, [*of_class, *train(one), *heldout(one)]), [*X, Y[0], *Y], strict=True))
+
+    class Rows:
+        def pictures(self, backbone, weights, pictures):
+            return torch.stack([rows[id(picture)] for picture in pictures])
+
+    pres = PRES(backbone=VIT, weights=None, num_class_pictures=2)
+    # Directions (1, 0), (0, 1) against (1, 0), (-.8, .6).
+    assert of(pres, drawn([], class_pictures=of_class), one, Rows()) == pytest.approx((1 + 0 - 0.8 + 0.6) / 4)
+
+
 def test_shuffled_prompts_lower_text_similarity():
     """Of a model that knows the world, once there is one; a random one does not tell prompts apart."""
     if not (clip := ROOT / "assets/sprites-clip").is_dir():
@@ -184,42 +207,59 @@ def test_shuffled_prompts_lower_text_similarity():
 
 ROWS = torch.randn(6, 2, 4, generator=torch.Generator().manual_seed(0))  # what is drawn, and their prompts
 REAL = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+PROMPTS = ["a small star", *(f"a heart on a {name} background" for name in ("black", "mint", "sky", "pink", "teal"))]
+RNG = np.random.default_rng(0)
+# As they are asked for but the last one, which has neither the noun nor the background right.
+PICTURES = [
+    render(scene_as_asked(asked(each), RNG)) for each in (*PROMPTS[:-1], "a large red circle on a pink background")
+]
 
 
-def figures(rows):
-    """Each metric after seeing these rows."""
+def figures(part):
+    """Each metric after seeing this part of the rows and pictures."""
+    rows, pictures, prompts = ROWS[part], PICTURES[part], PROMPTS[part]
     image, nearest, text = (
         kind(backbone=VIT, weights=None) for kind in (ImageSimilarity, NearestTrainingSimilarity, TextSimilarity)
     )
     div = DIV(net="alex")
     fid = FID(backbone=VIT, weights=None, real="x", num_features=4)
     kid = KID(backbone=VIT, weights=None, real="x", num_features=4, subset_size=5, seed=0)
-    generated, prompts = rows.unbind(1)
+    generated, embedded = rows.unbind(1)
     image.update(generated, REAL)
     nearest.update(generated, REAL)
-    text.update(generated, prompts)
+    text.update(generated, embedded)
     for each in rows:
         div.update(each, lambda a, b: (a - b).norm(dim=1))
     for metric in (fid, kid):
         metric.update(generated, real=False)
-        metric.update(prompts, real=True)
-    return dict(zip(NAMES, (m.compute().item() for m in (image, nearest, text, div, fid, kid)), strict=True))
+        metric.update(embedded, real=True)
+    background = BackgroundAdherence()
+    attributes = AttributeAdherence(SpritesJudge.from_pretrained(ROOT / "assets/sprites-judge"))
+    references = [np.asarray(each) for each in heldout(subject())]
+    identity = MeanIdentity(Identity.from_pretrained(ROOT / "assets/sprites-identity"), references, None)
+    for metric in (background, attributes):
+        metric.update(pictures, prompts)
+    identity.update(pictures)
+    found = [m.compute() for m in (image, nearest, text, div, fid, kid, background)]
+    found += [attributes.compute()["noun"], identity.compute()]
+    return dict(zip(NAMES, (value.item() for value in found), strict=True))
 
 
 def run_rank(rank, folder):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    Path(folder, f"{rank}.json").write_text(json.dumps(figures(ROWS[:2] if rank == 0 else ROWS[2:])))
+    Path(folder, f"{rank}.json").write_text(json.dumps(figures(slice(2) if rank == 0 else slice(2, None))))
     distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes_give_the_figures_of_one(tmp_path):
     multiprocessing.start_processes(run_rank, (str(tmp_path),), nprocs=2, start_method="fork")
-    one = figures(ROWS)
+    one = figures(slice(None))
+    assert (one["background"], one["attributes"]) == pytest.approx((4 / 5, 5 / 6))
     assert all(math.isfinite(value) for value in one.values())
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(one, rel=1e-5)
-    part = figures(ROWS[:5])
+    part = figures(slice(5))
     assert all(part[name] != pytest.approx(one[name], rel=1e-3) for name in NAMES)
