@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lightning_modules.pipeline_folder import check_safetensors
 
@@ -20,24 +21,39 @@ def check_judge(judge: str) -> None:
     for name in ("config.json", "model.safetensors"):
         if not (root / name).is_file():
             raise ValueError(f"{root} is no judge: it lacks {name} (data.judge); {mend}")
-    try:
-        config = json.loads((root / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{root / 'config.json'} is no JSON: {error} (data.judge); {mend}") from None
-    if not isinstance(config, dict) or set(config) != {"widths", "hidden"}:
-        raise ValueError(f"{root / 'config.json'} is no judge's: it needs widths and hidden (data.judge); {mend}")
+    _check_config(root / "config.json", ("widths", "hidden"), key="data.judge", mend=mend)
     check_safetensors(root / "model.safetensors", key="data.judge")
 
 
 def check_identity(identity: str) -> None:
-    """Refuses a folder that holds no `Identity`.
+    """Refuses a folder that holds no `Identity`, or names a ViT that is not whole.
 
     Raises:
-        FileNotFoundError: a file of it is missing, named.
-        ValueError: its weights are no whole file.
+        FileNotFoundError: a file of it is missing, or of the ViT that it names; named.
+        ValueError: its config or weights are no whole file, or the ViT's are not.
     """
-    root = Path(identity).expanduser()
+    root, key, mend = Path(identity).expanduser(), "data.identity", "set data.identity=null for a run without"
     for name in ("config.json", "whitening.safetensors"):
         if not (root / name).is_file():
-            raise FileNotFoundError(f"data.identity={identity} lacks {name}: set data.identity=null for a run without")
-    check_safetensors(root / "whitening.safetensors", key="data.identity")
+            raise FileNotFoundError(f"data.identity={identity} lacks {name}: {mend}")
+    config = _check_config(root / "config.json", ("vit", "layers"), key=key, mend=mend)
+    check_safetensors(root / "whitening.safetensors", key=key)
+    vit = (root / config["vit"]).resolve()
+    for name in ("config.json", "model.safetensors"):
+        if not (vit / name).is_file():
+            raise FileNotFoundError(
+                f"data.identity={identity} looks with the ViT in {vit}, which lacks {name}: bring it there, name "
+                f"another in {root / 'config.json'}, or {mend}"
+            )
+    check_safetensors(vit / "model.safetensors", key=f"the ViT of {key}")
+
+
+def _check_config(file: Path, needed: tuple[str, str], *, key: str, mend: str) -> dict[str, Any]:
+    """What `file` holds, which are the keys `needed` and no others."""
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error} ({key}); {mend}") from None
+    if not isinstance(config, dict) or set(config) != set(needed):
+        raise ValueError(f"{file} is no {key.partition('.')[2]}'s: it needs {' and '.join(needed)} ({key}); {mend}")
+    return config

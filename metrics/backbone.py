@@ -62,6 +62,11 @@ class Backbone:
         """Whether prompts can be embedded as well."""
         return self._tokenizer is not None
 
+    @property
+    def num_features(self) -> int:
+        """D of `embed`, found by embedding a black picture: the libraries do not name it alike."""
+        return self.embed([Image.new("RGB", (64, 64))], batch_size=1).shape[1]
+
     @torch.no_grad()
     def embed(self, pictures: Sequence[Image.Image], *, batch_size: int) -> Tensor:
         """Embeddings float32 `[N, D]` on the CPU of RGB pictures of any size."""

@@ -2,7 +2,7 @@
 
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from metrics.picture_distribution import DistributionMetric, Given
+from metrics.picture_distribution import DistributionMetric
 
 
 class FID(DistributionMetric, FrechetInceptionDistance):
@@ -22,4 +22,4 @@ class FID(DistributionMetric, FrechetInceptionDistance):
     name = "fid"
 
     def __init__(self, *, backbone: str, weights: str | None, real: str, num_features: int) -> None:
-        super().__init__(backbone, weights, real, num_features + 1, feature=Given(num_features))
+        super().__init__(backbone, weights, real, num_features, at_least=num_features + 1)

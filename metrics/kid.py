@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from metrics.picture_distribution import DistributionMetric, Given
+from metrics.picture_distribution import DistributionMetric
 
 
 class KID(DistributionMetric, KernelInceptionDistance):
@@ -28,7 +28,7 @@ class KID(DistributionMetric, KernelInceptionDistance):
         self, *, backbone: str, weights: str | None, real: str, num_features: int, subset_size: int, seed: int
     ) -> None:
         with warnings.catch_warnings(action="ignore"):  # that embeddings are kept, which they are anyway
-            super().__init__(backbone, weights, real, subset_size, feature=Given(num_features), subset_size=subset_size)
+            super().__init__(backbone, weights, real, num_features, at_least=subset_size, subset_size=subset_size)
         self.seed = seed
 
     def compute(self) -> Tensor:  # type: ignore[override]

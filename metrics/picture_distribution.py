@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from datamodules.pictures import picture_files, read_pictures
 from datamodules.subject import Subject
+from metrics.backbone import Backbone
 from metrics.embeddings import Embeddings
 from metrics.picture_metric import BackboneMetric, Drawn
 
@@ -27,18 +29,22 @@ class DistributionMetric(BackboneMetric):
 
     Args:
         real: a folder of pictures.
+        num_features: of the backbone.
         at_least: pictures on either side.
     """
 
     higher_is_better = False
+    no_reference = "a subject has fewer real pictures than a distribution is estimated from"
 
-    def __init__(self, backbone: str, weights: str | None, real: str, at_least: int, **kwargs: Any) -> None:
-        super().__init__(backbone, weights, **kwargs)
-        self.real, self.at_least = real, at_least
+    def __init__(
+        self, backbone: str, weights: str | None, real: str, num_features: int, at_least: int, **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, weights, feature=Given(num_features), **kwargs)
+        self.real, self.num_features, self.at_least = real, num_features, at_least
         self._pictures: list[Any] = []
 
     def check(self, *, num_pictures: int, images_per_prompt: int) -> None:
-        """Also refuses too few pictures; see `PictureMetric.check`."""
+        """Also refuses too few pictures, and features of another number; see `PictureMetric.check`."""
         given = len(picture_files(Path(self.real).expanduser()))
         for count, what, mend in (
             (num_pictures, "are drawn", "raise evaluation.images_per_prompt or max_prompts"),
@@ -50,6 +56,12 @@ class DistributionMetric(BackboneMetric):
                     "leave it out"
                 )
         super().check(num_pictures=num_pictures, images_per_prompt=images_per_prompt)
+        found = Backbone(backbone=self.backbone, weights=self.weights, device=torch.device("cpu")).num_features
+        if found != self.num_features:
+            raise ValueError(
+                f"num_features={self.num_features} of {self.name}: {self.backbone} has {found}, "
+                f"set num_features={found}"
+            )
 
     def look(self, drawn: Drawn, subject: Subject, embeddings: Embeddings) -> int:
         if not self._pictures:

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision import transforms
 
+from lightning_modules.picture_figures import check_metrics
 from metrics import backbone_source as module
 from metrics.backbone import Backbone, dreambooth_transform
 from metrics.backbone_source import HUB, backbone_source, fetch
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.fid import FID
+from metrics.kid import KID
 from metrics.text_similarity import TextSimilarity
 from tests.picture_metrics import VIT, embeddings, heldout, subject
 
@@ -133,8 +135,35 @@ def test_too_few_pictures_for_a_distribution_are_refused(tmp_path):
     for number in range(3):
         photo(8, 8).save(tmp_path / f"{number}.png")
     fid = FID(backbone=VIT, weights=None, real=str(tmp_path), num_features=2)
-    fid.check(num_pictures=3, images_per_prompt=1)
-    with pytest.raises(ValueError, match="needs 3 pictures, and 2 are drawn"):
+    with pytest.raises(ValueError, match=r"fid by .* needs 3 pictures, and 2 are drawn"):
         fid.check(num_pictures=2, images_per_prompt=1)
     with pytest.raises(ValueError, match=r"needs 97 pictures, and 3 lie in real="):
         FID(backbone=VIT, weights=None, real=str(tmp_path), num_features=96).check(num_pictures=99, images_per_prompt=1)
+
+
+def kid_of(folder, *, subset_size, num_features):
+    return KID(
+        backbone=VIT, weights=None, real=str(folder), num_features=num_features, subset_size=subset_size, seed=0
+    )  # fmt: skip
+
+
+def test_kid_is_refused_below_its_subset_s_size(tmp_path):
+    for number in range(3):
+        photo(8, 8).save(tmp_path / f"{number}.png")
+    num_features = Backbone(backbone=VIT, weights=None, device=CPU).num_features
+    kid_of(tmp_path, subset_size=3, num_features=num_features).check(num_pictures=3, images_per_prompt=1)
+    with pytest.raises(ValueError, match=r"kid by .* needs 3 pictures, and 2 are drawn"):
+        kid_of(tmp_path, subset_size=3, num_features=num_features).check(num_pictures=2, images_per_prompt=1)
+    with pytest.raises(ValueError, match=r"kid by .* needs 4 pictures, and 3 lie in real="):
+        kid_of(tmp_path, subset_size=4, num_features=num_features).check(num_pictures=4, images_per_prompt=1)
+
+
+def test_features_that_the_backbone_does_not_have_are_refused(tmp_path):
+    for number in range(3):
+        photo(8, 8).save(tmp_path / f"{number}.png")
+    num_features = Backbone(backbone=VIT, weights=None, device=CPU).num_features
+    wrong = FID(backbone=VIT, weights=None, real=str(tmp_path), num_features=2)
+    with pytest.raises(
+        ValueError, match=f"evaluation.metrics.fid: num_features=2 of fid: .* num_features={num_features}"
+    ):
+        check_metrics({"fid": wrong}, num_prompts=3, images_per_prompt=1)

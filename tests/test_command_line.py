@@ -177,6 +177,34 @@ def test_an_identity_that_is_missing(tmp_path):
     assert_refused(run_py(tmp_path, f"data.identity={tmp_path}"), "data.identity", "lacks config.json")
 
 
+@pytest.mark.parametrize(
+    ("broken", "content", "words"),
+    [
+        ("identity/config.json", b"{}", ["identity/config.json", "vit and layers"]),
+        ("sprites-vit", None, ["sprites-vit", "lacks config.json"]),
+        ("sprites-vit/model.safetensors", None, ["sprites-vit", "lacks model.safetensors"]),
+        ("sprites-vit/model.safetensors", b"version https://git-lfs.github.com", ["no whole safetensors file"]),
+    ],
+)
+def test_an_identity_whose_vit_is_missing_or_broken(tmp_path, broken, content, words):
+    shutil.copytree(ROOT / "assets/sprites-identity", tmp_path / "identity")
+    if broken != "sprites-vit":
+        shutil.copytree(ROOT / "assets/sprites-vit", tmp_path / "sprites-vit")
+        (tmp_path / broken).unlink()
+    if content is not None:
+        (tmp_path / broken).write_bytes(content)
+    assert_refused(run_py(tmp_path, f"data.identity={tmp_path / 'identity'}"), "data.identity", *words)
+
+
+def test_a_metric_whose_weights_the_hub_cannot_give(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    result = run_py(tmp_path, "evaluation/metrics=[dino]")
+    assert_refused(result, "evaluation.metrics.dino", "dino_vits16", "HF_HUB_OFFLINE", "hf download timm/")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
 def test_a_required_value_is_named(tmp_path):
     result = run_py(tmp_path, "data=folder", "data.class_word=dog")
     assert_refused(result, "data.root is not set")
