@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.subject import Subject
-from metrics.attribute_adherence import attribute_adherence, times_named
+from lightning_modules.figure import stand_alone
+from metrics.attribute_adherence import AttributeAdherence
 from metrics.checkpoint_hash import checkpoint_hash
-from metrics.sprites_judge import SpritesJudge
+from metrics.picture_metric import PRIOR_TEMPLATE
+from metrics.sprites_judge import TRANSFORM, SpritesJudge
 
 SAYS = {  # `background` is left to `background_adherence`, which reads it off the pixels
     "noun": "whose objects all have the right noun",
@@ -35,24 +37,35 @@ def attribute_figures(
     """
     if subject.judge is None:
         return {}
-    judge = SpritesJudge.from_pretrained(Path(subject.judge).expanduser())
-    checkpoint = checkpoint_hash(Path(subject.judge).expanduser() / "model.safetensors")
-    named = times_named(prompts)
+    folder = Path(subject.judge).expanduser()
+    metric = AttributeAdherence(SpritesJudge.from_pretrained(folder))
+    checkpoint = checkpoint_hash(folder / "model.safetensors")
     heldout = [np.asarray(picture.image) for picture in subject.heldout]
-    shares = {
-        "tuned": attribute_adherence(judge, tuned, prompts),
-        "base": attribute_adherence(judge, base, prompts),
-        "reference": attribute_adherence(judge, heldout, [picture.prompts.prior for picture in subject.heldout]),
-    }
-    return {
+    captions = [picture.prompts.prior for picture in subject.heldout]
+    stand_alone(metric)
+    shares: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for kind, pictures, asked in (("tuned", tuned, prompts), ("base", base, prompts), ("reference", heldout, captions)):
+        metric.reset()
+        metric.update(pictures, asked)
+        counts[kind] = metric.counts
+        shares[kind] = {name: float(share) for name, share in metric.compute().items()}
+    figures = {
         f"attribute_adherence/{name}": {
             **{kind: share.get(name) for kind, share in shares.items()},
-            "description": f"share of the pictures {says}, of the {named[name]} that are asked for it; "
+            "description": f"share of the pictures {says}, of the {counts['tuned'][name]} that are asked for it; "
             f"as {subject.judge} reads them; real: held-out pictures",
             "model": subject.judge,
             "checkpoint": checkpoint,
-            "pairing": "each picture with its prompt",
+            "transform": TRANSFORM,
+            "template": PRIOR_TEMPLATE,
+            "pairing": "each picture with its prompt, where that names it",
+            "counts": {kind: count.get(name, 0) for kind, count in counts.items()},
         }
         for name, says in SAYS.items()
-        if name in named
+        if name in counts["tuned"]
     }
+    for figure in figures.values():
+        if figure["reference"] is None:
+            figure["no_reference"] = "no held-out picture's prompt names it"
+    return figures

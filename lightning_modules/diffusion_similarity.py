@@ -9,9 +9,7 @@ from torch import Tensor
 
 from datamodules.subject import Subject
 from datamodules.subject_datamodule import picture_tensor, square_tensor
-from lightning_modules.pipeline_folder import unet_weights
 from lightning_modules.stable_diffusion import StableDiffusion
-from metrics.checkpoint_hash import checkpoint_hash
 from metrics.diffusion_features import diffusion_features
 from metrics.image_similarity import image_similarity
 
@@ -26,21 +24,29 @@ class DiffusionSimilarity:
         self.model = model
         self.target = "held-out" if subject.heldout else "training"
         self._target = self._features(picture_tensor(subject.heldout or subject.train, model.resolution))
+        self.num_training, self.num_compared_with = len(subject.train), len(subject.heldout or subject.train)
         self.of_training_pictures = self._to_target(picture_tensor(subject.train, model.resolution))
 
     def __call__(self, pictures: Sequence[Image.Image]) -> float:
         return self._to_target(torch.stack([square_tensor(picture, self.model.resolution) for picture in pictures]))
 
-    def describe(self) -> dict[str, Any]:
-        """What `metrics.json` says of the figure beside its numbers."""
-        unet = unet_weights(self.model.pretrained)
+    def describe(self, checkpoint: dict[str, str | None], *, num_drawn: int) -> dict[str, Any]:
+        """What `metrics.json` says of the figure beside its numbers.
+
+        Args:
+            checkpoint: the hashes of the pretrained weights.
+            num_drawn: pictures of each model.
+        """
         return {
             "description": f"mean cosine to the {self.target} pictures, features of the pretrained UNet "
             "(up_blocks.1, a tenth of the noise steps, mean over space); real: training pictures",
             "model": self.model.pretrained,
-            "checkpoint": checkpoint_hash(unet) if unet else None,
-            "transform": f"shorter side to {self.model.resolution} px, center crop",
+            "checkpoint": checkpoint,
+            "transform": self.model.transform,
+            "template": "none: the empty prompt beside every picture",
             "pairing": f"every picture with every {self.target} picture",
+            "counts": {"tuned": num_drawn, "base": num_drawn, "reference": self.num_training},
+            "compared_with": self.num_compared_with,
         }
 
     def _to_target(self, pictures: Tensor) -> float:

@@ -13,22 +13,24 @@ from datamodules.subject import Picture, PromptPair, Subject
 from datamodules.subject_datamodule import SubjectDataModule, square_tensor
 from lightning_modules.adapter import Adapter
 from lightning_modules.attribute_figures import attribute_figures
+from lightning_modules.background_figure import background_figure
 from lightning_modules.diffusion_similarity import DiffusionSimilarity
 from lightning_modules.guidance import Guidance
 from lightning_modules.guidance_grid import GuidanceGrid
 from lightning_modules.identity_figure import identity_figure
 from lightning_modules.picture_figures import check_metrics, picture_figures
+from lightning_modules.pipeline_folder import pipeline_weights
+from lightning_modules.relative_loss_figure import relative_loss_figure
 from lightning_modules.sampling import sample, sample_guided
 from lightning_modules.stable_diffusion import StableDiffusion
 from lightning_modules.token_attention import TokenAttention
 from lightning_modules.trajectory import Trajectory
-from metrics.background_adherence import background_adherence
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.embeddings import Embeddings
 from metrics.picture_metric import Drawn, PictureMetric
 from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
-from report.metrics_csv import read_metrics
 from report.page import write_report
 
 Pictures = Sequence[Image.Image]
@@ -36,6 +38,8 @@ Pictures = Sequence[Image.Image]
 
 class Evaluation:
     """Draws the evaluation prompts with both models; writes `samples/`, `references/`, `metrics.json`, `report.html`.
+
+    What each figure of `metrics.json` says of itself is in `lightning_modules.figure`.
 
     The base model is given the class word alone, since it cannot know the identifier; without one, the same prompts.
 
@@ -117,7 +121,8 @@ class Evaluation:
 
         Args:
             model: the pretrained pipeline, untouched: the tuned weights are loaded into it half-way.
-            info: goes into `metrics.json` as it is: `steps` that the weights were trained for, experiment, seconds.
+            info: goes into `metrics.json` as it is: `steps` that the weights were trained for, the training's `seed`,
+                experiment, seconds.
 
         Returns:
             The report's path.
@@ -139,16 +144,10 @@ class Evaluation:
 
         repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
         prompts = [pair.prior for pair in repeated]
-        relative_loss, at_step = _final_relative_loss(out_dir / "metrics.csv", steps=info["steps"])
+        weights = pipeline_weights(model.pretrained)
+        checkpoint = {part: checkpoint_hash(file) if file else None for part, file in weights.items()}
         metrics = {
-            "background_adherence": {
-                "tuned": background_adherence(_arrays(tuned), prompts),
-                "base": background_adherence(_arrays(base), prompts),
-                "reference": background_adherence(
-                    _arrays([p.image for p in subject.heldout]), [p.prompts.prior for p in subject.heldout]
-                ),
-                "description": "share of the pictures on the background that the prompt names; real: held-out pictures",
-            },
+            **background_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=repeated),
             **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
             **picture_figures(
@@ -158,21 +157,11 @@ class Evaluation:
                 tuned=Drawn(pictures=tuned, prompts=prompts, class_pictures=tuned_class_pictures),
                 base=Drawn(pictures=base, prompts=prompts, class_pictures=base_class_pictures),
             ),
-            "similarity/diffusion_features": figures | similarity.describe(),
-            "heldout/relative_loss": {
-                "tuned": relative_loss,
-                "base": 1.0,
-                "reference": None,
-                "description": "denoising loss on held-out pictures over the base model's, mean over timestep bins"
-                + (f", after step {at_step}, the last that was validated" if at_step is not None else ""),
-            },
+            "similarity/diffusion_features": figures | similarity.describe(checkpoint, num_drawn=len(tuned)),
+            **relative_loss_figure(model, subject, out_dir / "metrics.csv", checkpoint=checkpoint, info=info),
         }
-        drawn = {
-            "prompts": f"the subject's first {len(pairs)}, {_whose(subject)}",
-            "seed": self.seed,
-            "counts": {"tuned": len(tuned), "base": len(base)},
-        }
-        metrics = {name: figure if name.startswith("heldout/") else drawn | figure for name, figure in metrics.items()}
+        drawn = {"prompts": f"the subject's first {len(pairs)}, {_whose(subject)}", "seed": self.seed}
+        metrics = {name: drawn | figure for name, figure in metrics.items()}
         self._save_samples(out_dir / "samples", pairs, base, tuned)
         save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
         self._draw_diagnostics(model, pairs, base[0], tuned[0], out_dir / "samples")
@@ -274,13 +263,3 @@ def _whose(subject: Subject) -> str:
 
 def _arrays(pictures: Pictures) -> list[Any]:
     return [np.asarray(picture) for picture in pictures]
-
-
-def _final_relative_loss(path: Path, *, steps: int) -> tuple[float | None, int | None]:
-    """The mean over the bins at the last validation of the first `steps` steps, and its step; None, None without one.
-
-    A row's step is counted from 0, and weights of a later step may have been thrown away.
-    """
-    curves = [points for name, points in read_metrics(path).items() if name.startswith("heldout/relative_loss/")]
-    bins = [kept for points in curves if (kept := [point for point in points if point[0] < steps])]
-    return (float(np.mean([points[-1][1] for points in bins])), int(bins[0][-1][0])) if bins else (None, None)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.subject import Picture, PromptPair, Subject
+from lightning_modules.figure import means
 from metrics.checkpoint_hash import checkpoint_hash
-from metrics.identity import Identity
+from metrics.identity import Identity, MeanIdentity
 
 Arrays = Sequence[NDArray[np.uint8]]
 
@@ -26,20 +27,27 @@ def identity_figure(
     kept = kept_paint(prompts)
     if subject.identity is None or not subject.heldout or not kept:
         return {}
-    identity, heldout = Identity.from_pretrained(Path(subject.identity).expanduser()), subject.heldout
-
+    folder, heldout = Path(subject.identity).expanduser(), subject.heldout
+    identity = Identity.from_pretrained(folder)
+    metric = MeanIdentity(identity, [np.asarray(each.image) for each in heldout], [each.mask for each in heldout])
+    pictures = {
+        "tuned": ([tuned[number] for number in kept],),
+        "base": ([base[number] for number in kept],),
+        "reference": ([np.asarray(each.image) for each in subject.train],),
+    }
     return {
-        "identity": {
-            "tuned": mean_identity(identity, [tuned[number] for number in kept], heldout),
-            "base": mean_identity(identity, [base[number] for number in kept], heldout),
-            "reference": mean_identity(identity, [np.asarray(each.image) for each in subject.train], heldout),
+        "identity": means(metric, pictures)
+        | {
             "description": f"mean cosine of the object to that of the held-out pictures, in the features of "
             f"{subject.identity}; of the {len(kept)} pictures whose prompts keep the subject's paint; "
             "real: training pictures",
             "model": subject.identity,
-            "checkpoint": checkpoint_hash(Path(subject.identity).expanduser() / "whitening.safetensors"),
+            "checkpoint": {
+                "vit": checkpoint_hash(Path(identity.vit) / "model.safetensors"),
+                "whitening": checkpoint_hash(folder / "whitening.safetensors"),
+            },
+            "transform": identity.transform,
             "pairing": "every picture with every held-out picture",
-            "counts": {"tuned": len(kept), "base": len(kept), "reference": len(subject.train)},
             "compared_with": len(heldout),
         }
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.subject import Subject
+from lightning_modules.figure import stand_alone
 from metrics.embeddings import Embeddings
 from metrics.picture_metric import Drawn, PictureMetric
 
@@ -42,12 +43,12 @@ def picture_figures(
     for metric in metrics.values():
         values: dict[str, float | None] = {}
         counts: dict[str, int] = {}
-        # Only the first process is here: the others of a DDP run would be waited for in vain.
-        metric.distributed_available_fn = lambda: False
+        stand_alone(metric)
         for kind, drawn in (("tuned", tuned), ("base", base), ("reference", None)):
             metric.reset()
             seen = metric.look(drawn, subject, embeddings) if drawn else metric.look_at_real(subject, embeddings)
             counts[kind], values[kind] = seen, float(metric.compute()) if seen else None
         metric.reset()
-        figures[figure_name(metric)] = {**values, **metric.describe(subject, embeddings), "counts": counts}
+        missing = {} if counts["reference"] else {"no_reference": metric.no_reference}
+        figures[figure_name(metric)] = {**values, **metric.describe(subject, embeddings), "counts": counts, **missing}
     return figures

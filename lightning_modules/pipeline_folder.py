@@ -7,7 +7,11 @@ from typing import Any
 
 import huggingface_hub
 
-_WEIGHTS = ("vae", "text_encoder", "unet")
+_WEIGHTS = {  # of each part, as diffusers and transformers call them
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -48,9 +52,12 @@ def check_pipeline_folder(pretrained: str) -> None:
             check_safetensors(file)
 
 
-def unet_weights(pretrained: str) -> Path | None:
-    """The file of the UNet's weights, in the folder or in the hub's cache; None where there are several, or none."""
-    name = "unet/diffusion_pytorch_model.safetensors"
+def pipeline_weights(pretrained: str) -> dict[str, Path | None]:
+    """The file of each part's weights, in the folder or in the hub's cache; None where there are several, or none."""
+    return {part: _weights(pretrained, f"{part}/{file}") for part, file in _WEIGHTS.items()}
+
+
+def _weights(pretrained: str, name: str) -> Path | None:
     if (folder := Path(pretrained).expanduser()).is_dir():
         return folder / name if (folder / name).is_file() else None
     cached = huggingface_hub.try_to_load_from_cache(pretrained, name)

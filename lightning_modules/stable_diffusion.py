@@ -71,6 +71,11 @@ class StableDiffusion:
         self.pipeline.to(device)
 
     @property
+    def transform(self) -> str:
+        """What a picture goes through before this model, in words."""
+        return f"shorter side to {self.resolution} px, center crop, [-1, 1]"
+
+    @property
     def num_train_timesteps(self) -> int:
         return int(self.noise_scheduler.config.num_train_timesteps)
 

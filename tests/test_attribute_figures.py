@@ -46,6 +46,12 @@ def test_a_perfect_painter_is_told_from_one_who_draws_circles():
     assert found["noun"]["base"] <= 0.1 and found["color"]["base"] <= 0.4 and found["all"]["base"] <= 0.1
     assert found["count"]["base"] == pytest.approx(16 / 20, abs=0.05)  # four prompts name two objects
     assert found["noun"]["reference"] >= 0.9 and found["size"]["reference"] is None
+    # Four prompts have another object with a colour, two repaint the subject; captions name noun and background alone.
+    assert found["color"]["counts"] == {"tuned": 6, "base": 6, "reference": 0}
+    assert found["noun"]["counts"] == found["all"]["counts"] == {"tuned": 20, "base": 20, "reference": 6}
+    assert {name for name, metric in found.items() if "no_reference" in metric} == {
+        "color", "texture", "size", "position"
+    }  # fmt: skip
 
 
 def test_what_no_prompt_names_has_no_figure_and_what_is_missing_is_none():

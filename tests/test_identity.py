@@ -12,6 +12,7 @@ from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.subjects import SUBJECTS, sprite_subject
 from datamodules.sprites.world import Scene, draw_sprite, render
 from lightning_modules.identity_figure import identity_figure
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.identity import Identity, within_class_whitening
 from tests.runs import ROOT
 
@@ -97,6 +98,11 @@ def test_the_figure_leaves_repainted_prompts_out_and_needs_held_out_pictures():
     scores = identity(train, arrays(subject.heldout), masks)
     assert figure["tuned"] == pytest.approx(float(scores[[0, 1, 2, 0, 1]].mean()))
     assert figure["reference"] == pytest.approx(float(scores.mean()))
+    assert figure["counts"] == {"tuned": 5, "base": 5, "reference": 3}
+    assert figure["checkpoint"] == {
+        "vit": checkpoint_hash(ROOT / "assets/sprites-vit/model.safetensors"),
+        "whitening": checkpoint_hash(SHIPPED / "whitening.safetensors"),
+    }
     assert figure["base"] < figure["tuned"] and "of the 5 pictures" in figure["description"]
     assert identity_figure(subject_of("heart_face", num_heldout=0), tuned=tuned, base=tuned, prompts=pairs) == {}
 

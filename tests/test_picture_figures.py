@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from PIL import Image
+from torchvision import models
 
 import run
+from lightning_modules.attribute_figures import SAYS
 from lightning_modules.picture_figures import check_metrics, figure_name
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.div import DIV
@@ -16,6 +20,9 @@ from tests.picture_metrics import VIT
 from tests.runs import compose, fit
 
 METRICS = sorted(path.stem for path in (ROOT / "conf/evaluation/metrics").glob("*.yaml"))
+DEFAULT = ("image_similarity", "nearest_training_similarity")
+HUB = ("dino", "clip_i", "clip_t")  # the same classes on weights that are downloaded
+PARTS = ("vae", "text_encoder", "unet")
 FIGURES = {"image_similarity/sprites-vit", "nearest_training_similarity/sprites-vit"}
 
 
@@ -36,22 +43,72 @@ def test_figures_are_written_with_what_they_were_measured_with(tiny_sd, tiny_cli
     for name in (*FIGURES, "text_similarity/tiny-clip"):
         figure = metrics[name]
         assert all(-1 <= figure[kind] <= 1 for kind in ("tuned", "base", "reference"))
-        assert figure.keys() >= {"model", "checkpoint", "transform", "pairing", "prompts", "seed", "description"}
     similarity = metrics["image_similarity/sprites-vit"]
     assert similarity["checkpoint"] == checkpoint_hash(ROOT / "assets/sprites-vit/model.safetensors")
     assert similarity["counts"] == {"tuned": 2, "base": 2, "reference": 5} and similarity["compared_with"] == 3
     assert similarity["reference"] > similarity["base"]
-    for name in ("identity", "attribute_adherence/noun", "similarity/diffusion_features"):
-        assert metrics[name].keys() >= {"model", "checkpoint", "pairing", "counts", "seed"}
     assert "text_similarity/tiny-clip" in (run_dir / "report.html").read_text(encoding="utf-8")
 
+
+REQUIRED = {
+    "tuned", "base", "reference", "counts", "description", "model", "checkpoint", "transform", "pairing", "prompts",
+    "seed",
+}  # fmt: skip
+READ_PROMPTS = {
+    "background_adherence", "text_similarity/tiny-clip", "pres/sprites-vit", "similarity/diffusion_features",
+    "heldout/relative_loss", *(f"attribute_adherence/{name}" for name in SAYS),
+}  # fmt: skip
+# Of `TEMPLATES`: those that name a background; those with another object's colour, or the subject's own.
+BACKGROUND, COLOR = 13, 6
+
+
+def test_every_figure_says_what_it_was_measured_with(monkeypatch, tiny_sd, tiny_clip, tmp_path):
+    """With all metrics on; LPIPS under a random AlexNet, FID and KID in the few features of a random CLIP."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    network = models.alexnet(weights=None)
+    monkeypatch.setattr(models, "alexnet", lambda **kwargs: network)
+    file = DIV(net="alex").file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(real / f"{number}.png")
+    run_dir = fit(
+        tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.num_heldout=3", "trainer.val_check_interval=2"
+    )
     out_dir = tmp_path / "again"
-    out_dir.mkdir()
-    pres = ["+evaluation/metrics=pres", "evaluation.metrics.pres.num_class_pictures=2", "evaluation.max_prompts=1"]
-    run.evaluate(compose(out_dir, "task=evaluate", f"run='{run_dir}'", *pres), out_dir)
-    figure = json.loads((out_dir / "metrics.json").read_text())["metrics"]["pres/sprites-vit"]
-    assert figure["counts"] == {"tuned": 2, "base": 2, "reference": 5} and figure["compared_with"] == 8
-    assert figure["prompts"] == "a photo of a heart"
+    overrides = [f"+evaluation/metrics=[{','.join(name for name in METRICS if name not in (*DEFAULT, *HUB))}]"]
+    overrides += [f"evaluation.metrics.{name}.backbone='{tiny_clip}'" for name in ("text_similarity", "fid", "kid")]
+    for name in ("fid", "kid"):
+        overrides += [f"evaluation.metrics.{name}.real='{real}'", f"evaluation.metrics.{name}.num_features=16"]
+    overrides += ["evaluation.metrics.kid.subset_size=10", "evaluation.metrics.pres.num_class_pictures=2"]
+    run.evaluate(compose(out_dir, "task=evaluate", f"run='{run_dir}'", *overrides), out_dir)
+
+    metrics = json.loads((out_dir / "metrics.json").read_text())["metrics"]
+    for name, figure in metrics.items():
+        assert figure.keys() - {"no_reference", "compared_with", "template"} == REQUIRED, name
+        counts = figure["counts"]
+        assert ("no_reference" in figure) == (figure["reference"] is None) == (counts["reference"] == 0), name
+        assert all(figure[kind] is not None and counts[kind] > 0 for kind in ("tuned", "base")), name
+    assert {name for name, figure in metrics.items() if "template" in figure} == READ_PROMPTS
+    assert {name for name, figure in metrics.items() if figure["checkpoint"] is None} == {"background_adherence"}
+    silent = {"heldout/relative_loss", "div/lpips_alex", "fid/tiny-clip", "kid/tiny-clip"}
+    silent |= {f"attribute_adherence/{name}" for name in ("color", "texture", "size", "position")}
+    assert {name for name, figure in metrics.items() if "no_reference" in figure} == silent
+
+    counts = {name: tuple(figure["counts"].values()) for name, figure in metrics.items()}
+    assert counts["background_adherence"] == (2 * BACKGROUND, 2 * BACKGROUND, 3)
+    assert counts["attribute_adherence/color"] == (2 * COLOR, 2 * COLOR, 0)
+    assert counts["attribute_adherence/noun"] == (40, 40, 3)
+    assert counts["similarity/diffusion_features"] == counts["image_similarity/sprites-vit"] == (40, 40, 5)
+    assert counts["heldout/relative_loss"] == (3, 3, 0)
+    assert counts["pres/sprites-vit"] == (2, 2, 5) and metrics["pres/sprites-vit"]["compared_with"] == 8
+    assert metrics["pres/sprites-vit"]["prompts"] == "a photo of a heart"
+    diffusion = {part: checkpoint_hash(next((tiny_sd / part).glob("*.safetensors"))) for part in PARTS}
+    for name in ("similarity/diffusion_features", "heldout/relative_loss"):
+        assert metrics[name]["checkpoint"] == diffusion
 
 
 @pytest.mark.parametrize(
