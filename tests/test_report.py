@@ -72,6 +72,7 @@ def full_run(folder: Path) -> Path:
     logger.log_metrics({f"gamma/bin_{i:02d}": i / 10 for i in range(10)}, 30)
     logger.log_metrics({"heldout/relative_loss/bin_00": 1.1, "heldout/relative_loss/bin_09": math.nan}, 30)
     logger.log_metrics({"train/relative_loss/bin_00": 0.9, "train/prediction_difference": 0.05}, 30)
+    logger.log_metrics({"train/gamma/bin_00": 0.2}, 30)
     logger.log_metrics({f"val/{EVIL}": 1.0}, 30)
     logger.finalize("success")
     _picture(folder / "references" / f"{EVIL.replace('/', '')}.png")
@@ -126,8 +127,8 @@ def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, below two grids 2 each, why a step was kept, curve,
-    # config, package 2.
+    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, below two grids 2 each, why a step was kept,
+    # curve, config, package 2.
     assert page.text.count(EVIL) == 19
 
 
@@ -146,9 +147,9 @@ def test_nothing_is_fetched(full: Path) -> None:
 def test_every_picture_is_embedded_whole_with_alt_and_caption(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     pictures = page.pictures()
-    # 1 reference, 1 held out, 2 base, 2 tuned, 4 grids; 2 of guidance, 3 against the frozen model, 3 curves, 3 families
+    # 1 reference, 1 held out, 2 base, 2 tuned, 4 grids; 2 of guidance, 3 against the frozen model, 3 curves, 4 families
     # of bins.
-    assert len(pictures) == 21
+    assert len(pictures) == 22
     assert all(picture["alt"] for picture in pictures)
     assert sum(tag == "figcaption" for tag, _ in page.tags) == len(pictures)
     sprite = next(picture for picture in pictures if picture["alt"].startswith("Held-out picture 1 of 1"))

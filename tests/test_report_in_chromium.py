@@ -60,7 +60,7 @@ def shown(page: Path, width: int, folder: Path) -> tuple[dict, str]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize(
-    ("make", "pictures", "text"), [(full_run, 21, f"a sks {EVIL}"), (classifier_run, 3, f"test/jaccard/{EVIL}")]
+    ("make", "pictures", "text"), [(full_run, 22, f"a sks {EVIL}"), (classifier_run, 3, f"test/jaccard/{EVIL}")]
 )
 def test_a_hostile_run_is_shown_whole_and_runs_nothing(
     tmp_path: Path, make: Callable[[Path], Path], pictures: int, text: str, width: int
