@@ -57,7 +57,7 @@ def last_step_before_drop(
 
     Args:
         steps: `[checks]`, rising.
-        adherence: `[checks, prompts]`, in [0, 1], the same 2 or more prompts from the same noise in every check.
+        adherence: `[checks, prompts]`, on any scale, the same 2 or more prompts from the same noise in every check.
     """
     curve: list[Check] = []
     best, in_a_row, first_below = 0, 0, None
@@ -78,8 +78,9 @@ def last_step_before_drop(
 class AdherenceStopping(Callback):
     """Keeps what was trained by `last_step_before_drop`, on the pictures of `SampleEvaluation`, and may stop training.
 
-    What is kept goes into the run's adapter (and token); checkpoints stay as Lightning wrote them. Its state, and with
-    it every checkpoint, holds a second copy of what trains.
+    Adherence is the judge's, or where there is none the text similarity of each picture, see
+    `SampleEvaluation.adherence_figure`. What is kept goes into the run's adapter (and token); checkpoints stay as
+    Lightning wrote them. Its state, and with it every checkpoint, holds a second copy of what trains.
 
     Args:
         num_standard_errors: how far below the best check one must lie, in standard errors of the paired difference.
@@ -102,7 +103,7 @@ class AdherenceStopping(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raises:
-        ValueError: nobody draws. Data without a judge, or with too few prompts, `check_callbacks` has refused.
+        ValueError: nobody draws. Data that nothing can read, or with too few prompts, `check_callbacks` has refused.
         """
         evaluation = next((each for each in trainer.callbacks if isinstance(each, SampleEvaluation)), None)  # type: ignore[attr-defined]
         if evaluation is None:
@@ -112,6 +113,7 @@ class AdherenceStopping(Callback):
             )
         if self._observe not in evaluation.listeners:
             evaluation.listeners.append(self._observe)
+        self._evaluation = evaluation
 
     @property
     def has_looked(self) -> bool:
@@ -132,12 +134,15 @@ class AdherenceStopping(Callback):
 
     @property
     def record(self) -> dict[str, Any]:
-        """`chosen_step`, whose weights were kept, the `reason` in one sentence, and the curve, for `metrics.json`."""
+        """For `metrics.json`: `chosen_step`, whose weights were kept, the figure that was read as `adherence`, the
+        `reason` in one sentence, and the curve.
+        """
         choice = self.choice
         rule = reason(choice, num_standard_errors=self.num_standard_errors, patience=self.patience)
         return {
             "chosen_step": choice.step,
             "keep": self.keep,
+            "adherence": self._evaluation.adherence_figure,
             "reason": f"keeps {rule}"
             if self.keep == "best"
             else f"keeps the end of the training, and would choose {rule}",

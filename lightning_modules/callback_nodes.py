@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.finished_run import is_classifier
 
-DRAWS, STOPS = "SampleEvaluation", "AdherenceStopping"
+DRAWS, STOPS, READS = "SampleEvaluation", "AdherenceStopping", "TextSimilarity"
 
 
 def check_callbacks(cfg: DictConfig, data: Any) -> None:
@@ -16,7 +16,7 @@ def check_callbacks(cfg: DictConfig, data: Any) -> None:
         data: the instantiated data of the run, or None.
 
     Raises:
-        ValueError: the run draws nothing, nobody judges what is drawn, or there are too few prompts for an error.
+        ValueError: the run draws nothing, nothing tells what is drawn, or there are too few prompts for an error.
     """
     nodes = {
         str(node._target_).rpartition(".")[2]: (key, node) for key, node in (cfg.get("callbacks") or {}).items() if node
@@ -30,10 +30,11 @@ def check_callbacks(cfg: DictConfig, data: Any) -> None:
         raise ValueError(f"callbacks.{nodes[DRAWS][0]}: the data have no evaluation_prompts to draw")
     if STOPS not in nodes:
         return
-    if data.judge is None:
+    metrics = ((cfg.get("evaluation") or {}).get("metrics") or {}).values()
+    if data.judge is None and not any(str(node._target_).endswith(f".{READS}") for node in metrics):
         raise ValueError(
             f"callbacks.{nodes[STOPS][0]} needs to know what pictures show, and data.judge is null: only the embedded "
-            "subjects have a judge; leave the callback out"
+            "subjects have a judge; add a text similarity (+evaluation/metrics=clip_t), or leave the callback out"
         )
     if DRAWS in nodes and min(nodes[DRAWS][1].num_prompts, len(data.evaluation_prompts)) < 2:
         raise ValueError(f"callbacks.{nodes[STOPS][0]}: 1 prompt has no standard error; draw more of them")

@@ -1,9 +1,9 @@
 """What a finished classifier is judged by: accuracy, and where its [CLS] token looks beside where the source's does."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import timm
@@ -19,6 +19,7 @@ from callbacks.cls_attention import ClsAttentionCapture, matching_attention
 from datamodules.classification import ClassificationData, LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
 from lightning_modules.evenly import evenly
+from lightning_modules.metrics_json import write_metrics
 from lightning_modules.vision_transformer import VisionTransformer
 from lightning_modules.vit_adapter import ViTAdapter
 from metrics.localization import AttentionJaccard
@@ -77,11 +78,12 @@ class ClassificationEvaluation:
 
         Args:
             model: the pretrained ViT, untouched: what was trained is loaded into it half-way.
-            info: goes into `metrics.json` as it is (experiment, steps, seconds).
+            info: goes into `metrics.json`: experiment, steps, `seconds` so far.
 
         Returns:
             The report's path.
         """
+        started = perf_counter()
         data = datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
         model.set_classes(len(data.classes))
@@ -113,8 +115,8 @@ class ClassificationEvaluation:
             "evaluation": vars(self),
             "metrics": metrics,
         }
-        (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
         self._draw(out_dir, datamodule, pictures, {"source": source.maps, **others, "tuned": tuned.maps})
+        write_metrics(out_dir, record, started=started)
         return write_report(out_dir, force=False)
 
     def _look(

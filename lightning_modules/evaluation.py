@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightning_modules.diffusion_similarity import DiffusionSimilarity
 from lightning_modules.guidance import Guidance
 from lightning_modules.guidance_grid import GuidanceGrid
 from lightning_modules.identity_figure import identity_figure
+from lightning_modules.metrics_json import write_metrics
 from lightning_modules.picture_figures import check_metrics, picture_figures
 from lightning_modules.pipeline_folder import pipeline_weights
 from lightning_modules.relative_loss_figure import relative_loss_figure
@@ -121,12 +123,13 @@ class Evaluation:
 
         Args:
             model: the pretrained pipeline, untouched: the tuned weights are loaded into it half-way.
-            info: goes into `metrics.json` as it is: `steps` that the weights were trained for, the training's `seed`,
-                experiment, seconds.
+            info: goes into `metrics.json`: `steps` that the weights were trained for, the training's `seed`,
+                experiment, `seconds` so far.
 
         Returns:
             The report's path.
         """
+        started = perf_counter()
         subject = datamodule.subject
         self.check(model, subject)
         save_references(subject, out_dir / "references", model.resolution)
@@ -176,7 +179,7 @@ class Evaluation:
         drawings = {name: getattr(self, name) for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")}
         settings |= {name: node and vars(node) for name, node in drawings.items()}
         record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
-        (out_dir / "metrics.json").write_text(json.dumps(record, indent=2))
+        write_metrics(out_dir, record, started=started)
         return write_report(out_dir, force=False)
 
     def _draw_diagnostics(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from callbacks.denoising import denoising_loss
+from callbacks.overfitting_indicator import overfitting_indicator
 from datamodules.subject import Picture
 from lightning_modules import draws
 from lightning_modules.draws import DrawStream
@@ -96,13 +97,18 @@ class PairedValidation:
         """`ℓ_θ / ℓ_ref` of each bin, `<set>/relative_loss/bin_NN`, and `<set>/prediction_difference`.
 
         Of sets and bins that were not validated nothing. Below a ratio of 1 the student knows the pictures better than
-        the prior does.
+        the prior does. Of the training pictures also γ, `train/gamma/bin_NN`, of this validation's mean losses: every
+        run has it, with or without an `OverfittingIndicator`, whose moving averages are of the training's own rows.
         """
         metrics = {}
         for name, sums in zip(SETS, self._sums.view(len(SETS), self._num_bins, 4).cpu(), strict=True):
             losses = {number: sums[number, :2] for number in sums[:, 3].nonzero().flatten().tolist()}
             for number, (student, reference) in losses.items():
                 metrics[f"{name}/relative_loss/bin_{number:02d}"] = float(student / reference)
+                if name == "train":
+                    means = losses[number] / sums[number, 3]
+                    gamma = overfitting_indicator(*means, scale=self._model.indicator_scale)
+                    metrics[f"train/gamma/bin_{number:02d}"] = float(gamma)
             if losses:
                 metrics[f"{name}/prediction_difference"] = float(sums[:, 2].sum() / sums[:, 3].sum())
         return metrics

@@ -37,6 +37,10 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "subject better than the prior does, above 1 it knows it worse."
     ),
     "train/relative_loss": "The same on the training pictures, un-augmented, at the same noise in every validation.",
+    "train/gamma": (
+        "γ of each validation's losses on the training pictures, whatever the run trains with: un-augmented, at the "
+        "same noise in every validation, and no moving average."
+    ),
 }
 
 
@@ -181,7 +185,11 @@ def _diagnostics(samples: Path) -> list[tuple[DiagnosticGrid, Picture]]:
 
 def _attention(path: Path) -> Picture | None:
     alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
-    return _picture(path, alt, "", whole=True) if path.is_file() else None
+    caption = (
+        "Where the [CLS] token looks, mean over the heads; each map from its least value (dark) to its greatest "
+        "(bright)."
+    )
+    return _picture(path, alt, caption, whole=True) if path.is_file() else None
 
 
 def _guidance_grid(folder: Path) -> Picture | None:
@@ -191,7 +199,11 @@ def _guidance_grid(folder: Path) -> Picture | None:
 
 def _training(path: Path) -> Picture | None:
     alt = "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step."
-    return _picture(path, alt, "", whole=True) if path.is_file() else None
+    caption = (
+        "The tuned model under the same prompts from the same noise, in fewer denoising steps than the samples above "
+        "and with classifier-free guidance."
+    )
+    return _picture(path, alt, caption, whole=True) if path.is_file() else None
 
 
 def _inside(index: Path, name: Any) -> Path:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
 
 from report.diagnostic_grids import diagnostic_grids
 
@@ -30,6 +31,12 @@ def has_api_key() -> bool:
         return False
 
 
+def log_picture(logger: Logger, name: str, picture: Image.Image, *, step: int) -> None:
+    """Shows `picture` at `step` while the run goes on, in W&B alone."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(name, [picture], step=step)
+
+
 def publish(logger: Any, run_dir: Path) -> None:
     """Logs the pictures of `run_dir` (samples with their prompts, grids, attention maps) and results, to W&B alone."""
     if not isinstance(logger, WandbLogger):
@@ -41,9 +48,8 @@ def publish(logger: Any, run_dir: Path) -> None:
     entries = json.loads((samples / "samples.json").read_text()) if drawn else []
     for grid in diagnostic_grids(samples, entries):
         logger.log_image(grid.path.parent.name, [str(grid.path)], caption=[f"{grid.title}: {grid.prompt}"])
-    for name in ("training", "guidance_grid"):
-        if (samples / f"{name}.png").is_file():
-            logger.log_image(name, [str(samples / f"{name}.png")])
+    if (samples / "guidance_grid.png").is_file():
+        logger.log_image("guidance_grid", [str(samples / "guidance_grid.png")])
     for entry in entries:
         for kind in ("base", "tuned"):
             prompt = entry["prompt"] if kind == "tuned" else entry["prior_prompt"]

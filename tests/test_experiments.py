@@ -30,6 +30,7 @@ def assert_complete(run_dir: Path, *, steps: int) -> None:
     assert all(math.isfinite(value) for points in curves.values() for _, value in points)
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["steps"] == steps and metrics["metrics"]
+    assert list(metrics["seconds"]) == ["fit", "evaluation"] and min(metrics["seconds"].values()) > 0
     assert any((run_dir / name).exists() for name in ("adapter", "unet", "learned_embeds.safetensors"))
     assert list((run_dir / "samples/base").glob("*.png")) and list((run_dir / "samples/tuned").glob("*.png"))
     assert list((run_dir / "references").glob("*.png")) and list((run_dir / "checkpoints").glob("*.ckpt"))
@@ -137,7 +138,8 @@ def test_a_run_without_judge_has_no_such_figures(tiny_sd, tmp_path):
 
 
 def assert_complete_evaluation(out_dir: Path, *, prompts: int) -> None:
-    assert (out_dir / "report.html").is_file() and (out_dir / "metrics.json").is_file()
+    assert "<dt>evaluation</dt>" in (out_dir / "report.html").read_text(encoding="utf-8")
+    assert list(json.loads((out_dir / "metrics.json").read_text())["seconds"]) == ["evaluation"]
     assert len(json.loads((out_dir / "samples/samples.json").read_text())) == prompts
 
 

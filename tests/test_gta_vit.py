@@ -90,6 +90,7 @@ def test_checkpointing_changes_nothing(tiny_vit, tmp_path):
 def test_held_out_pictures_keep_the_test_unseen(tiny_vit, tmp_path):
     run_dir = fit_vit(tiny_vit, tmp_path / "run", "data.validation_share=0.25", "trainer.val_check_interval=2")
     record = json.loads((run_dir / "metrics.json").read_text())
+    assert list(record["seconds"]) == ["fit", "evaluation"]
     assert record["pictures"]["validation"] == 16 and record["pictures"]["train"] == 48
     assert all(name.startswith("validation/") for name in record["metrics"])
     assert len(read_metrics(run_dir / "metrics.csv")["validation/accuracy"]) == 2

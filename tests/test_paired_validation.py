@@ -91,6 +91,12 @@ def test_both_sets_are_what_a_pass_over_each_picture_gives(monkeypatch, tiny_sd_
         assert found == pytest.approx(expected, rel=1e-4)
         assert curves[f"{name}/prediction_difference"][-1][1] == pytest.approx(differences[rows].mean(), rel=1e-4)
         assert differences[rows].mean() > 0
+    student, frozen = losses[2:5].mean(0).T
+    gamma = 1 - np.exp(-model.indicator_scale * (frozen - student))
+    found = [curves[f"train/gamma/bin_{number:02d}"][-1][1] for number in range(4)]
+    assert found == pytest.approx(np.clip(gamma, 0, 1), rel=1e-3, abs=1e-6)
+    assert max(found) > 0
+    assert not any(name.startswith("heldout/gamma") for name in curves)
 
 
 def test_training_pictures_are_measured_where_none_are_held_out(monkeypatch, tiny_sd, tmp_path):

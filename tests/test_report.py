@@ -72,6 +72,7 @@ def full_run(folder: Path) -> Path:
     logger.log_metrics({f"gamma/bin_{i:02d}": i / 10 for i in range(10)}, 30)
     logger.log_metrics({"heldout/relative_loss/bin_00": 1.1, "heldout/relative_loss/bin_09": math.nan}, 30)
     logger.log_metrics({"train/relative_loss/bin_00": 0.9, "train/prediction_difference": 0.05}, 30)
+    logger.log_metrics({"train/gamma/bin_00": 0.2}, 30)
     logger.log_metrics({f"val/{EVIL}": 1.0}, 30)
     logger.finalize("success")
     _picture(folder / "references" / f"{EVIL.replace('/', '')}.png")
@@ -85,6 +86,9 @@ def full_run(folder: Path) -> Path:
     _picture(folder / "samples" / "trajectory" / "00.png", size=(960, 300))
     _picture(folder / "samples" / "token_attention" / "00.png", size=(1650, 330))
     _picture(folder / "samples" / "guidance_grid.png", size=(476, 600))
+    _picture(folder / "samples" / "training.png", size=(612, 404))
+    guidance = {"prompts": [EVIL], "effective_cfg_scale": [[7.5, 7.0, 6.5]], "cosine": [[0.1, 0.2, 0.3]]}
+    (folder / "samples" / "guidance.json").write_text(json.dumps(guidance))
     grid = {"prompt": EVIL, "seed": 0, "rows": ["w_con=1"], "columns": ["s=1"], "own": [0, 0]}
     (folder / "samples" / "guidance_grid.json").write_text(json.dumps(grid))
     metric = {"tuned": 0.12345, "base": None, "reference": -1.0, "description": EVIL, "unknown": []}
@@ -92,7 +96,8 @@ def full_run(folder: Path) -> Path:
         "experiment": EVIL,
         "subject": EVIL,
         "steps": 30,
-        "seconds": {"fit": 3725.0},
+        "seconds": {"fit": 3725.0, "evaluation": 75.0},
+        "stopping": {"chosen_step": 20, "reason": f"keeps step 20, {EVIL}"},
         "metrics": {EVIL: metric},
     }
     (folder / "metrics.json").write_text(json.dumps(summary | {"unknown": 1}))
@@ -102,8 +107,12 @@ def full_run(folder: Path) -> Path:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
+    return classifier_run(tmp_path)
+
+
+def classifier_run(folder: Path) -> Path:
     """A classifier's run folder, with markup wherever a class's name may stand."""
-    folder = _bare(tmp_path)
+    _bare(folder)
     _picture(folder / "attention" / "grid.png", size=(1650, 560))
     metrics = {
         "test/accuracy": {"tuned": 0.75, "base": None, "reference": None, "description": f"{EVIL}, 40 pictures"},
@@ -118,8 +127,9 @@ def test_text_from_users_is_shown_and_never_run(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, below two grids 2 each, curve, config, package 2.
-    assert page.text.count(EVIL) == 18
+    # Title 2, heading 2, commit, metric 2, prompts 2, guidance grid, below two grids 2 each, why a step was kept,
+    # curve, config, package 2.
+    assert page.text.count(EVIL) == 19
 
 
 def test_nothing_is_fetched(full: Path) -> None:
@@ -137,8 +147,9 @@ def test_nothing_is_fetched(full: Path) -> None:
 def test_every_picture_is_embedded_whole_with_alt_and_caption(full: Path) -> None:
     page = _Page(write_report(full, force=False))
     pictures = page.pictures()
-    # 1 reference, 1 held out, 2 base, 2 tuned, 3 grids; 3 against the frozen model, 3 curves, 3 families of bins.
-    assert len(pictures) == 18
+    # 1 reference, 1 held out, 2 base, 2 tuned, 4 grids; 2 of guidance, 3 against the frozen model, 3 curves, 4 families
+    # of bins.
+    assert len(pictures) == 22
     assert all(picture["alt"] for picture in pictures)
     assert sum(tag == "figcaption" for tag, _ in page.tags) == len(pictures)
     sprite = next(picture for picture in pictures if picture["alt"].startswith("Held-out picture 1 of 1"))
@@ -158,7 +169,7 @@ def test_a_photo_is_scaled_down(bare: Path) -> None:
 
 def test_numbers_of_the_summary_are_shown(full: Path) -> None:
     text = _Page(write_report(full, force=False)).text
-    assert all(shown in text for shown in ("0.1235", "−1", "1 h 2 min"))
+    assert all(shown in text for shown in ("0.1235", "−1", "1 h 2 min", "1 min 15 s"))
 
 
 def test_what_is_missing_is_said(bare: Path) -> None:

@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html import escape, unescape
 from pathlib import Path
 
 import pytest
 
 from report.page import write_report
-from tests.test_report import EVIL, full_run
+from tests.test_report import EVIL, classifier_run, full_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -58,16 +59,21 @@ def shown(page: Path, width: int, folder: Path) -> tuple[dict, str]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_hostile_run_is_shown_whole_and_runs_nothing(tmp_path: Path, width: int) -> None:
-    page = write_report(full_run(tmp_path / "run"), force=False)
+@pytest.mark.parametrize(
+    ("make", "pictures", "text"), [(full_run, 22, f"a sks {EVIL}"), (classifier_run, 3, f"test/jaccard/{EVIL}")]
+)
+def test_a_hostile_run_is_shown_whole_and_runs_nothing(
+    tmp_path: Path, make: Callable[[Path], Path], pictures: int, text: str, width: int
+) -> None:
+    page = write_report(make(tmp_path / "run"), force=False)
     found, console = shown(page, width, tmp_path)
     assert console == ""
     assert found["requests"] == [] and found["scripts"] == 0
     assert found["width"] == width
     assert found["scroll_width"] <= width and found["too_wide"] == []
-    assert found["pictures"] == page.read_text(encoding="utf-8").count("<img src") > 10
+    assert found["pictures"] == page.read_text(encoding="utf-8").count("<img src") == pictures
     assert found["broken"] == 0 and found["unlabelled"] == 0
-    assert f"a sks {EVIL}" in found["text"]
+    assert text in found["text"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -1,23 +1,32 @@
 """Pictures along the training: the training does not notice them, and everything is as before after them."""
 
 import json
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from safetensors.torch import load_file
 
+import run
 from datamodules.sprites.attributes import asked
 from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.world import render
 from lightning_modules.sample_evaluation import SampleEvaluation
+from lightning_modules.similarity_curves import SimilarityCurves, curve_names
 from metrics.attribute_adherence import shares_right
+from metrics.div import DIV
+from metrics.image_similarity import ImageSimilarity
+from metrics.picture_metric import Drawn
 from metrics.sprites_judge import SpritesJudge
+from metrics.text_similarity import TextSimilarity
 from report.metrics_csv import read_metrics
 from report.training_strip import TILE, training_strip
-from tests.conftest import PHOTOS, ROOT
-from tests.runs import adapter_weights, fit, fit_vit, same, train
+from tests.conftest import ROOT
+from tests.picture_metrics import embeddings, heldout, subject
+from tests.runs import adapter_weights, cheap, compose, fit, fit_vit, same, train
 
 BASE = ["data.num_heldout=1", "optimizer.lr=1e-2"]
 DRAWN = [
@@ -63,7 +72,8 @@ def test_the_training_does_not_notice(monkeypatch, tiny_sd, tmp_path, experiment
     )
     assert same(load_file(plain / name), load_file(drawn / name))  # a header's keys have no order
     curves, without = (read_metrics(each / "metrics.csv") for each in (drawn, plain))
-    figures = {name: curves.pop(name) for name in ("heldout/attribute_adherence", "heldout/identity")}
+    names = ("heldout/attribute_adherence", "heldout/identity", "heldout/image_similarity/sprites-vit")
+    figures = {name: curves.pop(name) for name in names}
     assert curves == without
     for points in figures.values():  # before the first step, after the 2nd, the 4th and the last
         assert [step for step, _ in points] == [0, 1, 3, 4]
@@ -118,25 +128,99 @@ def test_a_whole_float32_unet_draws_beside_bfloat16_encoders(monkeypatch, tiny_s
     assert "heldout/identity" in read_metrics(run_dir / "metrics.csv")
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no DreamBooth dataset in {PHOTOS}")
-def test_photos_have_a_strip_and_no_figures(monkeypatch, tiny_sd, tmp_path):
-    photos = [
-        "data=dreambooth",
-        f"data.root='{PHOTOS}'",
-        "data.subject=dog",
-        "experiment=dreambooth",
-        "data.num_heldout=1",
-    ]
-    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *photos, *DRAWN, steps=2)
+def test_wandb_is_shown_figures_gamma_and_pictures_while_the_run_goes_on(monkeypatch, tiny_sd, tmp_path):
+    logged = []
+    wandb_run = MagicMock(log=logged.append)
+    monkeypatch.setattr("report.wandb_logger.wandb_logger", lambda **_: WandbLogger(experiment=wandb_run))
+    monkeypatch.setattr("run._publish", lambda *_: logged.append("the training has ended"))
+    logger = [f"+logger.wandb.{each}" for each in ("_target_=report.wandb_logger.wandb_logger", "project=p", "name=n")]
+    validated = [*BASE, *DRAWN, *logger, "trainer.val_check_interval=2"]
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=apt_dreambooth", *validated, steps=4)
+    assert logged.pop() == "the training has ended"
+    drawn = {each["trainer/global_step"]: each["training"][0].image for each in logged if "training" in each}
+    assert list(drawn) == [0, 1, 3]
+    assert drawn[3].width == drawn[0].width + 2 * TILE  # a column more each time
+    with Image.open(run_dir / "samples/training.png") as strip:
+        assert np.array_equal(np.asarray(drawn[3]), np.asarray(strip))
+    curves = read_metrics(run_dir / "metrics.csv")
+    for name in ("heldout/attribute_adherence", "heldout/identity", "heldout/relative_loss/bin_00", "gamma/bin_00"):
+        assert [(each["trainer/global_step"], each[name]) for each in logged if name in each] == curves[name]
+
+
+def test_similarities_are_those_of_the_final_evaluation(tiny_clip):
+    subject_, pictures = subject(num_heldout=2), heldout(subject(num_heldout=3, seed=1))
+    prompts = ["a red heart", "a heart", "a heart on a pink background"]
+    clip = {"backbone": str(tiny_clip), "weights": None}
+    metrics = {"text": TextSimilarity(**clip), "image": ImageSimilarity(**clip), "div": DIV(net="alex")}
+    named = curve_names(metrics, subject_)
+    assert list(named) == ["heldout/text_similarity/tiny-clip", "heldout/image_similarity/tiny-clip"]
+    found = SimilarityCurves(named, subject_, prompts, batch_size=2)(pictures)
+    drawn = Drawn(pictures=pictures, prompts=prompts, class_pictures=())
+    for name, metric in named.items():
+        assert metric.look(drawn, subject_, embeddings()) == len(found[name]) == 3
+        assert np.mean(found[name]) == pytest.approx(float(metric.compute()), abs=1e-6)
+    assert len(set(found["heldout/text_similarity/tiny-clip"])) == 3
+
+
+# Photos: no judge and no exact masks, so what is read off is what `evaluation.metrics` names.
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, each in enumerate(heldout(subject(num_heldout=3))):
+        each.save(folder / f"{number}.png")
+    return ["experiment=dreambooth", "data=folder", f"data.root='{folder}'", "data.class_word=heart"]
+
+
+def clip_t(tiny_clip):
+    return ["+evaluation/metrics=text_similarity", f"evaluation.metrics.text_similarity.backbone='{tiny_clip}'"]
+
+
+def test_photos_have_the_similarities_that_the_evaluation_names(monkeypatch, tiny_sd, tiny_clip, tmp_path, photos):
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *photos, *clip_t(tiny_clip), *DRAWN, steps=2)
     assert (run_dir / "samples/training.png").is_file()
-    assert not [name for name in read_metrics(run_dir / "metrics.csv") if name.startswith("heldout/")]
+    curves = read_metrics(run_dir / "metrics.csv")
+    # No picture is held out, so that image similarity is that to the training pictures.
+    for name in ("heldout/text_similarity/tiny-clip", "train/image_similarity/sprites-vit"):
+        assert [step for step, _ in curves[name]] == [0, 1]
+    assert "heldout/attribute_adherence" not in curves and "heldout/identity" not in curves
+
+
+def test_photos_can_be_stopped_by_text_similarity(monkeypatch, tiny_sd, tiny_clip, tmp_path, photos):
+    told = {}
+    monkeypatch.setattr("lightning_modules.sample_evaluation.SimilarityCurves", lambda *_, **__: falling())
+    monkeypatch.setattr("run._judge", lambda *_, info, **__: told.update(info) or tmp_path / "report.html")
+    both = ["+callbacks=[sample_evaluation,adherence_stopping]", *(each for each in DRAWN if each[0] != "+")]
+    run_dir = tmp_path / "run"
+    run.fit(compose(run_dir, *cheap(tiny_sd, run_dir, steps=9), *photos, *clip_t(tiny_clip), *both), run_dir)
+    assert (told["steps"], told["stopping"]["chosen_step"]) == (2, 2)
+    assert told["stopping"]["adherence"] == "heldout/text_similarity/tiny-clip"
+    assert [check["adherence"] for check in told["stopping"]["curve"]] == pytest.approx([0.3, 0.4, 0.2, 0.1])
+
+
+def falling():
+    levels = iter([0.3, 0.4, 0.2, 0.1])
+
+    def similarities(pictures):
+        level = next(levels)
+        each = [level - 0.01, level, level + 0.01]
+        return {"train/image_similarity/sprites-vit": [0.5] * 3, "heldout/text_similarity/tiny-clip": each}
+
+    return similarities
+
+
+def test_photos_that_nothing_can_read_are_not_stopped(tiny_sd, tmp_path, photos):
+    with pytest.raises(ValueError, match=r"data\.judge is null.*evaluation/metrics=clip_t"):
+        fit(tiny_sd, tmp_path / "run", *photos, "+callbacks=[sample_evaluation,adherence_stopping]")
 
 
 @pytest.mark.parametrize("key", ["every_n_steps", "num_prompts", "num_inference_steps"])
 def test_what_cannot_be_is_refused(tmp_path, key):
-    settings = {"every_n_steps": 2, "num_prompts": 2, "num_inference_steps": 2, "seed": 0, "dirpath": str(tmp_path)}
+    counts = {"every_n_steps": 2, "num_prompts": 2, "num_inference_steps": 2}
     with pytest.raises(ValueError, match=f"sample_evaluation.{key}=0"):
-        SampleEvaluation(**{**settings, key: 0})
+        SampleEvaluation(**{**counts, key: 0}, seed=0, dirpath=str(tmp_path), metrics={})
 
 
 @pytest.mark.parametrize("callbacks", ["sample_evaluation", "[adherence_stopping,sample_evaluation]"])
