@@ -2,7 +2,7 @@
 
 Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (METHODS.md
 §5), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the hub or from
-disk; where there are none, name others: `'evaluation/metrics=[image_similarity]'`.
+disk; where there are none, name others: `'evaluation/metrics=[image_similarity,nearest_training_similarity]'`.
 """
 
 import argparse
@@ -21,7 +21,10 @@ from datamodules.dreambooth import TABLE, read_prompt_table
 from report.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
-METRICS = "evaluation/metrics=[dino,clip_i,clip_t]"
+METRICS = (
+    "evaluation/metrics=[dino,clip_i,clip_t,nearest_training_similarity]",
+    "evaluation.metrics.nearest_training_similarity.backbone=dino_vits16",
+)
 PUBLISHED = {  # DINO, CLIP-I, CLIP-T of arXiv:2208.12242, by METHODS.md §5; not measured here
     "real pictures": (0.774, 0.885, None),
     "DreamBooth, Imagen": (0.696, 0.812, 0.306),
@@ -70,6 +73,14 @@ def published() -> list[str]:
     return ["| published | DINO | CLIP-I | CLIP-T |", "|---|---:|---:|---:|", *rows]
 
 
+def says_what_is_left(left: int, runs: int, workers: int, seconds: float | None) -> str:
+    """Before the start; without the `seconds` of a run nobody knows how long, until `run_all` has seen one."""
+    text = f"{left} of {runs} runs are to be done, {workers} at a time"
+    if seconds is None:
+        return text
+    return f"{text}: {left} × {seconds:g} s / {workers} processes, about {left * seconds / workers / 60:.0f} minutes"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder `dataset` of google/dreambooth")
@@ -78,6 +89,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/dreambench", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/dreambench.md")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each, on a CPU; one on a GPU")
+    parser.add_argument("--seconds-per-run", type=float, help="if known: how long it will take is said at the start")
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run: model=sd15 …")
     options = parser.parse_intermixed_args()
     try:
@@ -94,12 +106,13 @@ def main() -> None:
         for experiment in options.experiments
         for subject in chosen
     }
+    metrics = () if any(each.startswith("evaluation/metrics=") for each in options.overrides) else METRICS
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
-                 "evaluation.images_per_prompt=4", "logger=csv", METRICS, *options.overrides]  # fmt: skip
+                 "evaluation.images_per_prompt=4", "logger=csv", *metrics, *options.overrides]  # fmt: skip
     recipes = [[f"experiment={name}", f"data.subject={chosen[0]}", *overrides] for name in options.experiments]
     claim(options.runs, {"overrides": overrides, "recipe": recipe_hash(recipes)})
     left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
-    print(f"{len(left)} of {len(folders)} runs are to be done, {options.workers} at a time")
+    print(says_what_is_left(len(left), len(folders), options.workers, options.seconds_per_run))
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
     jobs = [
@@ -117,8 +130,9 @@ def main() -> None:
     page = [
         "# DreamBench", "",
         f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, all of their prompts, four "
-        "pictures each; ± is the standard error over subjects. Each run's `metrics.json` says what a figure was "
-        "measured with.",
+        "pictures each; ± is the standard error over subjects. A high `nearest_training_similarity` is that of copies; "
+        "of real pictures it needs held-out ones (`data.num_heldout`). Each run's `metrics.json` says what a figure "
+        "was measured with.",
         "", *table(figures), "", "Published, on other models and hardware; not measured here:", "",
         *published(), "",
     ]  # fmt: skip

@@ -1,8 +1,9 @@
 """APT beside what it is measured against: `python benchmarks/methods.py` writes its section of `docs/benchmark.md`.
 
 Every run is drawn with at several steps of its training, so that a method is a curve of identity against prompt
-adherence (METHODS.md §5). APT's settings are chosen on subjects of their own. A run that lies in the folder is not
-repeated, so the command goes on where it was interrupted; `--size full` is meant to go on for days.
+adherence (METHODS.md §5). The settings of APT and of prior preservation are chosen on subjects of their own. A run that
+lies in the folder is not repeated, so the command goes on where it was interrupted; `--size full` is meant to go on for
+days.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,10 +27,11 @@ ROOT = Path(__file__).parents[1]
 ASSET = "assets/sprites-sd"  # the others only score
 INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
 PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
+PRIOR = "prior_preservation"
 NO_AUGMENTATION = "regularizer.overfitting_indicator.augmentation=false"
-METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of APT's parts, those that stay
+METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of its parts, those that stay
     "DreamBooth": ("dreambooth", ()),
-    "DreamBooth + prior": ("dreambooth_prior", ()),
+    "DreamBooth + prior": ("dreambooth_prior", (PRIOR,)),
     "APT": ("apt_dreambooth", PARTS),
     "APT without indicator": ("apt_dreambooth", (STABILIZATION, ALIGNMENT)),
     "APT without stabilization": ("apt_dreambooth", (INDICATOR, ALIGNMENT)),
@@ -38,7 +40,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of AP
     "stabilization alone": ("apt_dreambooth", (STABILIZATION,)),
     "alignment alone": ("apt_dreambooth", (ALIGNMENT,)),
 }
-SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of APT's parts, to choose from
+APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
     "defaults": {},
     "zoom at most 1.5": {INDICATOR: ("module.augmentation.max_zoom=1.5",)},
     "no augmentation": {INDICATOR: (NO_AUGMENTATION,)},
@@ -53,6 +55,12 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of APT's parts, to choose
         STABILIZATION: ("regularizer.representation_stabilization.weight=3",),
         ALIGNMENT: ("regularizer.attention_alignment.weight=10",),
     },
+}
+SETTINGS = {  # to choose from, of the methods of one experiment: that of them which has every part tries them
+    "DreamBooth + prior": {
+        f"weight {weight}": {PRIOR: (f"regularizer.prior_preservation.weight={weight}",)} for weight in (0.3, 1, 3)
+    },
+    "APT": APT_SETTINGS,
 }
 
 
@@ -94,7 +102,7 @@ SIZES = {"default": DEFAULT, "full": FULL}
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a method of `METHODS`, with a choice of `SETTINGS` for those parts of APT that it has."""
+    """One training of a method of `METHODS`, with a choice of `SETTINGS` for those parts that it has."""
 
     method: str
     settings: str
@@ -107,8 +115,9 @@ class Run:
 
     def overrides(self) -> list[str]:
         experiment, parts = METHODS[self.method]
-        dropped = [f"~regularizer.{part}" for part in PARTS if part not in parts and experiment == "apt_dreambooth"]
-        settings = [each for part in parts for each in SETTINGS[self.settings].get(part, ())]
+        whole = tried_by(self.method)
+        dropped = [f"~regularizer.{part}" for part in METHODS[whole][1] if part not in parts]
+        settings = [each for part in parts for each in SETTINGS[whole][self.settings].get(part, ())]
         return [
             f"experiment={experiment}", *dropped, *settings, f"data.subject={self.subject}", f"seed={self.seed}"
         ]  # fmt: skip
@@ -166,10 +175,25 @@ def train(run: Run, root: Path, size: Size) -> None:
     unfinished.replace(folder)
 
 
-def runs(methods: Iterable[str], settings: Iterable[str], subjects: Iterable[str], seeds: int) -> list[Run]:
-    """Every combination; one seed after the other, so that a first table is there early."""
-    every = product(range(seeds), subjects, methods, settings)
-    return [Run(method, setting, subject, seed) for seed, subject, method, setting in every]
+def tried_by(method: str) -> str:
+    """The method that has every part of this one's experiment, the first: its settings serve both."""
+    return next(name for name, (experiment, _) in METHODS.items() if experiment == METHODS[method][0])
+
+
+def runs(choices: Iterable[tuple[str, str]], subjects: Iterable[str], seeds: int) -> list[Run]:
+    """Every combination with these methods and settings; one seed after the other: a first table is there early."""
+    every = product(range(seeds), subjects, choices)
+    return [Run(method, settings, subject, seed) for seed, subject, (method, settings) in every]
+
+
+def trials(size: Size) -> list[Run]:
+    """Those that settings are chosen by."""
+    return runs([(method, name) for method in SETTINGS for name in SETTINGS[method]], size.chosen_on, 1)
+
+
+def with_chosen(chosen: Mapping[str, str], size: Size) -> list[Run]:
+    """Those that are reported, every method with the settings `chosen` of `SETTINGS`."""
+    return runs([(method, chosen.get(tried_by(method), "")) for method in METHODS], size.subjects, size.seeds)
 
 
 def main() -> None:
@@ -186,8 +210,8 @@ def main() -> None:
     size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
     claim(root, made_with)
-    tried = runs(["APT"], SETTINGS, size.chosen_on, 1)
-    count = len(tried) + len(METHODS) * len(size.subjects) * size.seeds
+    tried = trials(size)
+    count = len(tried) + len(with_chosen({}, size))
     minutes = count * size.seconds / options.workers / 60
     print(f"{count} runs × {size.seconds} s / {options.workers} processes: about {minutes:.0f} minutes in all")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -206,15 +230,20 @@ def main() -> None:
     def score(run: Run) -> Any:
         return scores.of([run.folder(root) / f"{step}" for step in size.steps], run.subject, size.pictures)
 
-    scored = {name: [score(run) for run in tried if run.settings == name] for name in SETTINGS}
-    chosen = chosen_settings(scored)
-    train_all(runs(METHODS, [chosen], size.subjects, size.seeds), "training")
-    seeds = range(size.seeds)
+    scored = {
+        method: {name: [score(run) for run in tried if (run.method, run.settings) == (method, name)] for name in names}
+        for method, names in SETTINGS.items()
+    }
+    reported = with_chosen({method: chosen_settings(each) for method, each in scored.items()}, size)
+    train_all(reported, "training")
     table = {
-        name: [[score(Run(name, chosen, subject, seed)) for seed in seeds] for subject in size.subjects]
+        name: [
+            [score(run) for run in reported if (run.method, run.subject) == (name, subject)]  # seed by seed
+            for subject in size.subjects
+        ]
         for name in METHODS
     }
-    first = {name: Run(name, chosen, size.subjects[0], 0) for name in METHODS}
+    first = {run.method: run for run in reported if (run.subject, run.seed) == (size.subjects[0], 0)}
     command = " ".join(["python benchmarks/methods.py", *sys.argv[1:]])
     write(options.out, root, size, scores, table, first, tried=scored, command=command)
     minutes = (time.perf_counter() - began) / 60

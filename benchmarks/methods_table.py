@@ -1,16 +1,15 @@
-"""What `benchmarks/methods.py` writes: a verdict, tables, curves and a grid of pictures."""
+"""What `benchmarks/methods.py` writes: a verdict and tables, beside the curves and pictures of `methods_plot.py`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.curves import Gap, bootstrap_error, front_area, paired
+from benchmarks.methods_plot import draw_curves, draw_grid
 from benchmarks.methods_scores import RunScores, Scores
 from benchmarks.section import write_section
 from lightning_modules.adherence_stopping import last_step_before_drop
@@ -21,9 +20,12 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Table = Mapping[str, Sequence[Sequence[RunScores]]]  # of a method, [subjects][seeds]
+Tried = Mapping[str, Mapping[str, Sequence[RunScores]]]  # of a method and its settings, the subjects that are chosen on
 STOPPED = "early-stopped DreamBooth"
 FIRST, REST = slice(0, 1), slice(1, None)  # copies of a prompt's picture: steps are chosen on the first
-RULE = OmegaConf.load(Path(__file__).parents[1] / "conf/callbacks/adherence_stopping.yaml").adherence_stopping
+CONF = Path(__file__).parents[1] / "conf"
+RULE = OmegaConf.load(CONF / "callbacks/adherence_stopping.yaml").adherence_stopping
+LEARNING_RATE = OmegaConf.load(CONF / "experiment/dreambooth.yaml").optimizer.lr  # which all methods' experiments take
 
 
 def chosen_settings(tried: Mapping[str, Sequence[RunScores]]) -> str:
@@ -44,19 +46,28 @@ def stopped(scores: RunScores, steps: Sequence[int]) -> int:
     return list(steps).index(choice.step)
 
 
-def gap_to_stopped(one: RunScores, dreambooth: RunScores, steps: Sequence[int]) -> float:
-    """Adherence of `one` minus that of the stopped DreamBooth, where `one` knows the subject at least as well.
+def beside_stopped(apt: RunScores, dreambooth: RunScores, steps: Sequence[int]) -> Array:
+    """Step, identity and adherence `[3, 3]` of DreamBooth where it is stopped, of its last step and of APT's best one.
 
-    Both steps are chosen on the first copies, of `one` the best adherence among those that reach the stopped identity,
-    and scored on the others: a step that is chosen on the pictures it is scored on looks better than it is. NaN where
-    `one` never reaches it.
+    APT's best is that of the most adherence among those that know the subject at least as well as the stopped
+    DreamBooth; NaN where none does. Steps are chosen on the first copies and scored on the others: a step that is
+    chosen on the pictures it is scored on looks better than it is.
     """
+
+    def scored(scores: RunScores, index: int) -> list[float]:
+        return [steps[index], *(float(axis[index]) for axis in scores.curve(REST))]
+
     at = stopped(dreambooth, steps)
-    (identity, adherence), (needed, _) = one.curve(FIRST), dreambooth.curve(FIRST)
-    if not (reached := identity >= needed[at]).any():
-        return float("nan")
-    best = int(np.where(reached, adherence, -1).argmax())
-    return float(one.curve(REST)[1][best] - dreambooth.curve(REST)[1][at])
+    (identity, adherence), (needed, _) = apt.curve(FIRST), dreambooth.curve(FIRST)
+    reached = identity >= needed[at]
+    best = scored(apt, int(np.where(reached, adherence, -1).argmax())) if reached.any() else [float("nan")] * 3
+    return np.array([scored(dreambooth, at), scored(dreambooth, len(steps) - 1), best])
+
+
+def all_beside_stopped(table: Table, steps: Sequence[int]) -> Array:
+    """`beside_stopped` `[subjects, seeds, 3, 3]`."""
+    pairs = zip(table["APT"], table["DreamBooth"], strict=True)
+    return np.array([[beside_stopped(apt, plain, steps) for apt, plain in zip(*rows, strict=True)] for rows in pairs])
 
 
 def with_error(values: Array, digits: int = 3) -> str:
@@ -88,18 +99,13 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
         f"{with_error(lost)} from the untouched model's. "
     )
     to_plain, to_prior = gaps(table, "APT", "DreamBooth"), gaps(table, "APT", "DreamBooth + prior")
-    to_stopped = np.array(
-        [
-            [gap_to_stopped(a, d, steps) for a, d in zip(*rows, strict=True)]
-            for rows in zip(table["APT"], table["DreamBooth"], strict=True)
-        ]
-    )
+    beside = all_beside_stopped(table, steps)
+    to_stopped = beside[..., 2, 2] - beside[..., 0, 2]
     mean, error = to_plain.mean, to_plain.error
     keeps = "keeps more" if mean > 2 * error else ("keeps less" if mean < -2 * error else "does not keep more")
-    at = [[steps[stopped(scores, steps)] for scores in row] for row in table["DreamBooth"]]
     text += (
         f"At equal identity APT {keeps} adherence than DreamBooth by two standard errors: {says(to_plain)}. "
-        f"Against {STOPPED} (kept: steps {', '.join(str(step) for row in at for step in row)}) it is "
+        f"Against {STOPPED} (kept: steps {', '.join(f'{step:.0f}' for step in beside[..., 0, 0].flat)}) it is "
         f"{with_error(to_stopped)} where it reaches that identity, {int(np.isfinite(to_stopped).sum())} of "
         f"{to_stopped.size} pairs; "
         f"against prior preservation {says(to_prior)}."
@@ -115,9 +121,66 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
 _PARTS = ("indicator", "stabilization", "alignment")
 
 
-def page(
-    table: Table, size: "Size", *, tried: Mapping[str, Sequence[RunScores]], ceiling: float, command: str
-) -> list[str]:
+_BESIDE = {  # columns: of `beside_stopped`, row and axis
+    "kept step": (0, 0),
+    "identity": (0, 1),
+    "adherence": (0, 2),
+    "last step: identity": (1, 1),
+    "adherence there": (1, 2),
+    "APT: step": (2, 0),
+    "its identity": (2, 1),
+    "its adherence": (2, 2),
+}
+
+
+def stopped_section(table: Table, size: "Size") -> list[str]:
+    """DreamBooth stopped early, run by run and in the mean, beside its last step and APT."""
+    beside = all_beside_stopped(table, size.steps)
+
+    def cell(values: Array, row: int, axis: int) -> str:
+        return "–" if np.isnan(values[row, axis]) else f"{values[row, axis]:.{0 if axis == 0 else 3}f}"
+
+    runs = [
+        _row([subject, f"{seed}", *(cell(values, *at) for at in _BESIDE.values())])
+        for subject, seeds in zip(size.subjects, beside, strict=True)
+        for seed, values in enumerate(seeds)
+    ]
+    means = ["" if axis == 0 else with_error(beside[..., row, axis]) for row, axis in _BESIDE.values()]
+    return [
+        "## DreamBooth stopped early",
+        "",
+        f"The step of {', '.join(f'{step}' for step in size.steps)} that `adherence_stopping` would keep; the last "
+        "step; and of the same subject's and seed's APT the step of the most adherence among those that reach the kept "
+        "one's identity (– where none does: the mean is over the others). Steps are chosen on the first copy of every "
+        "prompt's picture and scored on the rest, as is the star in the plot.",
+        "",
+        _row(["subject", "seed", *_BESIDE]),
+        f"|---|{'---:|' * (len(_BESIDE) + 1)}",
+        *runs,
+        _row(["mean", "", *means]),
+    ]
+
+
+def tried_section(tried: Tried, chosen_on: Sequence[str]) -> list[str]:
+    """Which settings were tried, with means over the subjects that they were chosen on, and which were chosen."""
+    chosen = [f"of {method} **{chosen_settings(settings)}**" for method, settings in tried.items()]
+    lines = [
+        f"Settings were chosen on {', '.join(chosen_on)}, one seed each, by the area that a curve dominates above the "
+        f"untouched model's identity: {', '.join(chosen)}. What has some of APT's parts takes their settings. The "
+        f"learning rate was not chosen: all methods have that of `experiment=dreambooth`, {LEARNING_RATE:g}.",
+        "",
+        _row(["method", "settings", "area", "last identity", "last adherence"]),
+        "|---|---|---:|---:|---:|",
+    ]
+    for method, settings in tried.items():
+        for name, runs in settings.items():
+            lasts = [[axis[-1] for axis in scores.curve()] for scores in runs]
+            figures = (np.mean([area(scores) for scores in runs]), *np.mean(lasts, axis=0))
+            lines.append(_row([method, name, *(f"{value:.3f}" for value in figures)]))
+    return lines
+
+
+def page(table: Table, size: "Size", *, tried: Tried, ceiling: float, command: str) -> list[str]:
     """The page's lines, without its pictures."""
     head = ["method", *(f"step {step}" for step in size.steps)]
     lines = [
@@ -136,12 +199,7 @@ def page(
         "subject and seed. The real "
         f"training pictures have an identity of {ceiling:.3f}.",
         "",
-        f"APT's settings were chosen on {', '.join(size.chosen_on)}, one seed each, by the area that a curve dominates "
-        f"above the untouched model's identity. Chosen: **{chosen_settings(tried)}**.",
-        "",
-        _row(["settings", "area", "last identity", "last adherence"]),
-        "|---|---:|---:|---:|",
-        *(_row([name, *_settings_figures(runs)]) for name, runs in tried.items()),
+        *tried_section(tried, size.chosen_on),
     ]
     for title, pick in (("Identity", 0), ("Adherence", 1)):
         lines += ["", f"## {title} along training", "", _row(head), _row(["---", *["---:"] * len(size.steps)])]
@@ -149,6 +207,8 @@ def page(
             along = np.array([[scores.curve()[pick] for scores in row] for row in rows])
             lines.append(_row([name, *(with_error(along[..., step]) for step in range(len(size.steps)))]))
     lines += [
+        "",
+        *stopped_section(table, size),
         "",
         "## Similarity to the nearest training picture, last step",
         "",
@@ -170,23 +230,18 @@ def page(
     return [*lines, ""]
 
 
-def _settings_figures(runs: Sequence[RunScores]) -> list[str]:
-    """Means over the subjects that settings are chosen on."""
-    lasts = [[axis[-1] for axis in scores.curve()] for scores in runs]
-    return [f"{value:.3f}" for value in (np.mean([area(scores) for scores in runs]), *np.mean(lasts, axis=0))]
-
-
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def write(
     out: Path, root: Path, size: "Size", scores: Scores, table: Table, runs: Mapping[str, "Run"], *,
-    tried: Mapping[str, Sequence[RunScores]], command: str,
+    tried: Tried, command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
     plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
-    draw_curves(table, plot)
+    identity, adherence = all_beside_stopped(table, size.steps)[..., 0, 1:].mean((0, 1))
+    draw_curves(table, {STOPPED: (identity, adherence)}).savefig(plot)
     draw_grid(root, runs, size, grid)
     lines = page(table, size, tried=tried, ceiling=scores.ceiling(size.subjects), command=command)
     pictures = [
@@ -199,31 +254,3 @@ def write(
     ]
     at = next(number for number, line in enumerate(lines) if line.startswith("`python "))
     write_section(out, [*lines[: at - 1], *pictures, "", *lines[at:]], first=True)
-
-
-def draw_curves(table: Table, path: Path) -> None:
-    """Each method's mean over subjects and seeds, a marker a step."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained", dpi=130)
-    axes = figure.subplots()
-    for number, (name, rows) in enumerate(table.items()):
-        means = np.mean([scores.curve() for row in rows for scores in row], axis=0)
-        style = "-" if name in ("DreamBooth", "DreamBooth + prior", "APT") else "--"
-        axes.plot(*means, style, marker="o", markersize=4, color=f"C{number}", label=name)
-    axes.set_xlabel("identity (mean cosine to held-out pictures)")
-    axes.set_ylabel("adherence (all that was asked)")
-    axes.grid(color="0.9")
-    axes.legend(fontsize=7)
-    figure.savefig(path)
-
-
-def draw_grid(root: Path, runs: Mapping[str, "Run"], size: "Size", path: Path, *, tile: int = 80) -> None:
-    """A row for each method, a column for each prompt, the first copy of each."""
-    left = 170
-    grid = Image.new("RGB", (left + tile * size.prompts, tile * len(runs)), "white")
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
-    for row, (name, run) in enumerate(runs.items()):
-        draw.text((2, row * tile + tile // 2 - 6), name, fill="black", font=font)
-        for column in range(size.prompts):
-            picture = Image.open(run.folder(root) / f"{size.steps[-1]}" / f"{column:02d}-0.png")
-            grid.paste(picture.resize((tile, tile), Image.Resampling.NEAREST), (left + column * tile, row * tile))
-    grid.save(path)

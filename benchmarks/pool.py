@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -21,18 +23,31 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_all(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int, what: str) -> None:
-    """Calls `function(*job)` for every job, `workers` at a time; the first error is told at once."""
+    """Calls `function(*job)` for every job, `workers` at a time; the first error is told at once.
+
+    The first job that is done says, also where no bar is shown, how long the others will take.
+    """
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet)
+    began = perf_counter()
     with Progress(*columns) as progress, pool:
         bar = progress.add_task(what, total=len(jobs))
         try:
-            for future in as_completed([pool.submit(function, *job) for job in jobs]):
+            for done, future in enumerate(as_completed([pool.submit(function, *job) for job in jobs])):
                 future.result()
                 progress.advance(bar)
+                if not done:
+                    seconds = perf_counter() - began
+                    left = minutes_left(seconds, len(jobs), workers)
+                    print(f"{what}: the first of {len(jobs)} took {seconds:.0f} s, about {left:.0f} minutes are left")
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an error is told now, not after all that waits
             raise
+
+
+def minutes_left(seconds: float, jobs: int, workers: int) -> float:
+    """When the first of `jobs` of one length is done, after `seconds`, and all other `workers` are about to be."""
+    return seconds * (ceil(jobs / workers) - 1) / 60
 
 
 def _quiet() -> None:

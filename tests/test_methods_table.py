@@ -1,10 +1,24 @@
 """What `docs/benchmark.md` says of APT, from numbers that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from benchmarks.methods import DEFAULT
+from benchmarks.methods_plot import draw_curves
 from benchmarks.methods_scores import RunScores
-from benchmarks.methods_table import gap_to_stopped, stopped, verdict, with_error
+from benchmarks.methods_table import (
+    STOPPED,
+    beside_stopped,
+    chosen_settings,
+    page,
+    stopped,
+    stopped_section,
+    tried_section,
+    verdict,
+    with_error,
+)
 
 STEPS = (0, 50, 100, 200, 300)
 METHODS = (
@@ -24,10 +38,15 @@ def run(identity, adherence, prompts=10, copies=2):
     return RunScores(identity=identity + 0, adherence=adherence + 0, shares=adherence + spread, nearest=identity + 0)
 
 
+def wobble():
+    """A DreamBooth that loses its adherence after step 100, at an identity of 0.4."""
+    scores = run([0, 0.2, 0.4, 0.6, 0.7], [0.9, 0.9, 0.9, 0.5, 0.3])
+    scores.shares[3:] += np.linspace(-0.01, 0.01, 10)[None, :, None]  # the drop has noise of its own
+    return scores
+
+
 def test_dreambooth_stops_before_it_stays_below_its_best():
-    wobble = run([0, 0.2, 0.4, 0.6, 0.7], [0.9, 0.9, 0.9, 0.5, 0.3])
-    wobble.shares[3:] += np.linspace(-0.01, 0.01, 10)[None, :, None]  # the drop has noise of its own
-    assert STEPS[stopped(wobble, STEPS)] == 100
+    assert STEPS[stopped(wobble(), STEPS)] == 100
     assert STEPS[stopped(run([0, 0.2, 0.4, 0.6, 0.7], [0.9] * 5), STEPS)] == 300
 
 
@@ -38,14 +57,75 @@ def test_gap_to_the_stopped_dreambooth_is_unbiased_for_equal_methods():
         for _ in range(2):
             right = rng.integers(0, 2, (len(STEPS), 10, 2)).astype(float)
             pair.append(RunScores(identity=np.ones_like(right), adherence=right, shares=right, nearest=right))
-        gaps.append(gap_to_stopped(*pair, STEPS))
+        beside = beside_stopped(*pair, STEPS)
+        gaps.append(beside[2, 2] - beside[0, 2])
     error = np.std(gaps) / np.sqrt(len(gaps))
     assert abs(np.mean(gaps)) < 4 * error < 0.06
 
 
-def test_what_never_reaches_the_stopped_identity_has_no_gap():
+def test_steps_are_chosen_on_the_first_copies_and_scored_on_the_others():
+    apt, dreambooth = run([0, 0.3, 0.5, 0.6, 0.6], [0.9, 0.85, 0.8, 0.7, 0.6]), wobble()
+    apt.adherence[3:, :, 1] = 1  # of the copies that nothing is chosen on
+    dreambooth.adherence[..., 1] -= 0.1
+    expected = [[100, 0.4, 0.8], [300, 0.7, 0.2], [100, 0.5, 0.8]]
+    assert beside_stopped(apt, dreambooth, STEPS) == pytest.approx(np.array(expected))
+
+
+def test_what_never_reaches_the_stopped_identity_has_no_figures_beside_it():
     apt, dreambooth = run([0, 0.1, 0.1, 0.1, 0.1], [0.9] * 5), run([0, 0.2, 0.4, 0.6, 0.7], [0.9] * 5)
-    assert np.isnan(gap_to_stopped(apt, dreambooth, STEPS))
+    beside = beside_stopped(apt, dreambooth, STEPS)
+    assert np.isnan(beside[2]).all() and np.isfinite(beside[:2]).all()
+
+
+def table_of_two():
+    """Two subjects, one seed: APT reaches the identity of the stopped DreamBooth with the first alone."""
+    reaches, never = ([0, 0.3, 0.5, 0.6, 0.6], [0.9, 0.85, 0.8, 0.7, 0.6]), ([0, 0.1, 0.1, 0.1, 0.1], [0.9] * 5)
+    return {name: [[run(*reaches)], [run(*never)]] if name == "APT" else [[wobble()], [wobble()]] for name in METHODS}
+
+
+SIZE = replace(DEFAULT, subjects=("heart_face", "star_badge"), seeds=1, steps=STEPS)
+
+
+def test_the_stopped_dreambooth_stands_beside_its_last_step_and_apt():
+    lines = stopped_section(table_of_two(), SIZE)
+    assert lines[-5].count("|") == lines[-4].count("|") == 11
+    assert lines[-3:] == [
+        "| heart_face | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | 100 | 0.500 | 0.800 |",
+        "| star_badge | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | – | – | – |",
+        "| mean |  |  | 0.400 ± 0.000 | 0.900 ± 0.000 | 0.700 ± 0.000 | 0.300 ± 0.000 |  "
+        "| 0.500 (no error from so few) | 0.800 (no error from so few) |",
+    ]
+
+
+def test_the_settings_with_the_largest_area_are_chosen_of_each_method():
+    good, bad = run([0, 0.5, 0.5, 0.5, 0.5], [0.8] * 5), run([0, 0.5, 0.5, 0.5, 0.5], [0.4] * 5)
+    tried = {"DreamBooth + prior": {"weight 1": [bad], "weight 3": [good]}, "APT": {"defaults": [good], "none": [bad]}}
+    assert [chosen_settings(each) for each in tried.values()] == ["weight 3", "defaults"]
+    lines = tried_section(tried, ["square_bolt"])
+    assert "of DreamBooth + prior **weight 3**, of APT **defaults**" in lines[0]
+    assert lines[4:] == [
+        "| DreamBooth + prior | weight 1 | 0.200 | 0.500 | 0.400 |",  # 0.5 × 0.4
+        "| DreamBooth + prior | weight 3 | 0.400 | 0.500 | 0.800 |",
+        "| APT | defaults | 0.400 | 0.500 | 0.800 |",
+        "| APT | none | 0.200 | 0.500 | 0.400 |",
+    ]
+    text = page(table_of_two(), SIZE, tried=tried, ceiling=0.9, command="python benchmarks/methods.py")
+    assert [line for line in text if line.startswith("#")] == [
+        "# APT and what it is measured against",
+        "## Identity along training",
+        "## Adherence along training",
+        "## DreamBooth stopped early",
+        "## Similarity to the nearest training picture, last step",
+        "## Gaps at equal identity",
+    ]
+
+
+def test_the_plot_has_a_curve_for_each_method_and_a_mark_where_dreambooth_is_stopped():
+    (axes,) = draw_curves(table_of_two(), {STOPPED: (0.4, 0.9)}).axes
+    data = {line.get_label(): np.array(line.get_xydata()) for line in axes.get_lines()}
+    assert list(data) == [*METHODS, STOPPED]
+    assert data[STOPPED].tolist() == [[0.4, 0.9]]
+    assert data["APT"][1] == pytest.approx([0.2, 0.875])  # the mean of (0.3, 0.85) and (0.1, 0.9)
 
 
 @pytest.mark.parametrize(("level", "words"), [(0.9, "keeps more"), (0.1, "keeps less"), (None, "does not keep more")])

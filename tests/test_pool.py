@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from time import sleep
 
 import pytest
 
-from benchmarks.pool import claim
+from benchmarks.pool import claim, minutes_left, run_all
 from tests.conftest import ROOT
 
 
@@ -28,3 +29,14 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
     again = f"from pathlib import Path; from benchmarks.pool import claim; claim(Path({str(tmp_path)!r}), {{}})"
     other = subprocess.run([sys.executable, "-c", again], cwd=ROOT, capture_output=True, text=True)
     assert other.returncode == 1 and "another process is at work in" in other.stderr
+
+
+def test_the_others_take_as_many_rounds_as_are_left():
+    assert minutes_left(60, jobs=1, workers=2) == minutes_left(60, jobs=2, workers=2) == 0
+    assert minutes_left(60, jobs=5, workers=2) == 2  # 1 and 2, 3 and 4, 5
+
+
+def test_the_first_of_all_says_once_how_long_the_others_take(capsys):
+    run_all(sleep, [(0,), (0,), (0,)], workers=1, what="sleeping")
+    out = capsys.readouterr().out
+    assert out.count("sleeping: the first of 3 took ") == out.count("minutes are left") == 1
