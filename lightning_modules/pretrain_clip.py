@@ -10,8 +10,8 @@ from open_clip import CLIP, ClipLoss
 from open_clip.push_to_hf_hub import save_for_hf
 from torch import Tensor
 
-from lightning_modules.pretrain_sd import build_tokenizer, tokenize
 from lightning_modules.pretrain_vae import refuse_existing
+from lightning_modules.sprites_tokenizer import build_tokenizer, tokenize
 
 
 class PretrainCLIPModule(L.LightningModule):
@@ -41,7 +41,7 @@ class PretrainCLIPModule(L.LightningModule):
         # Any name will do: open_clip then looks for the tokenizer in the folder itself.
         clip["text_cfg"] |= {"vocab_size": len(self.tokenizer), "hf_tokenizer_name": self.export_dir.name}
         self.config = clip
-        self.clip = CLIP(**clip)
+        self.clip = CLIP(**clip).to(memory_format=torch.channels_last)
         self.clip.visual.image_mean = self.clip.visual.image_std = (0.5, 0.5, 0.5)  # of pictures in [-1, 1]
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.contrast = ClipLoss()
@@ -64,5 +64,6 @@ class PretrainCLIPModule(L.LightningModule):
         }
 
     def on_train_end(self) -> None:
+        self.clip.to(memory_format=torch.contiguous_format)  # safetensors stores no other
         save_for_hf(self.clip.half(), self.tokenizer, self.config, str(self.export_dir), safe_serialization=True)
         self.print(f"the CLIP model lies in {self.export_dir}")

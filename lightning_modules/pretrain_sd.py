@@ -16,31 +16,34 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from rich.progress import track
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from callbacks.min_snr import min_snr_weight
 from datamodules.sprites.pretraining import to_pixel_values
-from datamodules.sprites.vocabulary import byte_pair_vocabulary, world_words
+from lightning_modules.clip_text_encoder import clip_text_encoder
 from lightning_modules.pretrain_vae import refuse_existing
+from lightning_modules.sprites_tokenizer import tokenize
 
 NOISE_STREAM = 21
 
 
 class PretrainSDModule(L.LightningModule):
-    """Trains a text encoder and a UNet together on cached latents, and exports a `StableDiffusionPipeline` folder.
+    """Trains a UNet and a CLIP's text encoder on cached latents, and exports a `StableDiffusionPipeline` folder.
+
+    As in Stable Diffusion, a CLIP has taught the text encoder what the words mean. Trained from nothing along with the
+    UNet it let them collapse onto one another, "striped" onto "checkered".
 
     v-prediction with zero terminal SNR: with the usual ε schedule the last timestep still shows the latents' mean, so
     the flat backgrounds of this world would be decided by the initial noise instead of the prompt.
 
     Args:
         vae: folder of the trained autoencoder.
-        unet, text_encoder, scheduler: arguments of the published classes.
+        clip: folder of the open_clip model whose text tower the text encoder starts as, and whose tokenizer it has.
+        unet, scheduler: arguments of the published classes.
         optimizer: partial of a torch optimiser over parameters.
         text_encoder_lr: learning rate of the text encoder, the second parameter group.
         lr_scheduler: partial of a torch scheduler over an optimiser.
-        embedding_std: standard deviation that the text encoder's token and position embeddings start with.
         pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
         timestep_power: timesteps are T · u ** power, u uniform in [0, 1): 1 draws all alike, less draws high noise more
             often. Where an object stands is decided there, and with 1 the model never learned the words for it.
@@ -54,13 +57,12 @@ class PretrainSDModule(L.LightningModule):
         self,
         *,
         vae: str,
+        clip: str,
         unet: dict[str, Any],
-        text_encoder: dict[str, Any],
         scheduler: dict[str, Any],
         optimizer: Callable[..., torch.optim.Optimizer],
         text_encoder_lr: float,
         lr_scheduler: Callable[..., Any],
-        embedding_std: float,
         pretrained: str | None,
         timestep_power: float,
         snr_gamma: float,
@@ -72,20 +74,8 @@ class PretrainSDModule(L.LightningModule):
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
         self._vae = [AutoencoderKL.from_pretrained(vae)]  # in a list: not a submodule, so never in a checkpoint
-        self.tokenizer = build_tokenizer(max_length=text_encoder["max_position_embeddings"])
-        self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                **text_encoder,
-                vocab_size=len(self.tokenizer),
-                bos_token_id=self.tokenizer.bos_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        )
-        # With CLIP's 0.02 the first steps, in which no word says anything yet, moved all words together further than
-        # they stood apart: "striped" and "checkered" ended alike (cosine 0.99), and so did what was drawn for them.
-        for embedding in (module for module in self.text_encoder.modules() if isinstance(module, torch.nn.Embedding)):
-            torch.nn.init.normal_(embedding.weight, std=embedding_std)
+        self.tokenizer = CLIPTokenizer.from_pretrained(clip)
+        self.text_encoder = clip_text_encoder(Path(clip), self.tokenizer)
         self.unet = UNet2DConditionModel(**unet).to(memory_format=torch.channels_last)
         if pretrained:
             earlier = StableDiffusionPipeline.from_pretrained(pretrained, dtype=torch.float32, use_safetensors=True)
@@ -160,16 +150,3 @@ class PretrainSDModule(L.LightningModule):
 def _load_in_float32(config: Path) -> None:
     """Transformers loads in the dtype that the config names, diffusers in float32: they would not fit together."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-
-
-def build_tokenizer(*, max_length: int) -> CLIPTokenizer:
-    """A `CLIPTokenizer` in which every word of the world, and each rare identifier, is one token."""
-    vocabulary, merges = byte_pair_vocabulary(world_words(), alphabet=sorted(ByteLevel.alphabet()))
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)
-
-
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids `[B, model_max_length]`, padded as `StableDiffusionPipeline` pads them."""
-    return tokenizer(
-        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from timm.models import save_for_hf
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lightning_modules.pretrain_sd import build_tokenizer
+from lightning_modules.sprites_tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared/data/dreambooth/dataset"

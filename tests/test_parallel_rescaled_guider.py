@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lightning_modules.guidance import ConsistencyGuidance, ParallelRescaledGuidance
 from lightning_modules.guided_unet import GuidedUNet
 from lightning_modules.parallel_rescaled_guider import ParallelRescaledGuider
-from lightning_modules.pretrain_sd import build_tokenizer
+from lightning_modules.sprites_tokenizer import build_tokenizer
 from tests.conftest import tiny_vae
 
 PROMPTS = ["a sks heart on a pink background", "a photo of a blue sks star"]

@@ -10,13 +10,16 @@ import timm
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from timm.data import resolve_data_config
+from transformers import CLIPTokenizer
 
 import run
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
 from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.world import POSITIONS, mask, render, repainted_scene, scene
+from lightning_modules.clip_text_encoder import clip_text_encoder
 from lightning_modules.pretrain_judge import attribute_loss, blurred, reconstructed
 from lightning_modules.pretrain_vit import augmented, contrastive_loss
+from lightning_modules.sprites_tokenizer import build_tokenizer, tokenize
 from metrics.attribute_adherence import attribute_adherence
 from metrics.sprites_judge import CORNERS, STRIDE, WINDOW, SpritesJudge
 from tests.conftest import ROOT
@@ -41,18 +44,23 @@ def test_vae_then_stable_diffusion(pretrain, tmp_path):
     few = "datamodule.num_scenes=8"
     vae = [few, "datamodule.num_wild=8", f"module.export_dir='{tmp_path}/vae'"]
     pretrain("vae", *vae)
-    sizes = ["module.unet.block_out_channels=[16,16,16]", "module.text_encoder.num_hidden_layers=1"]
-    pretrain("sd", few, f"module.vae='{tmp_path}/vae'", f"module.export_dir='{tmp_path}/sd'", *sizes)
+    pretrain_tiny_clip(pretrain, tmp_path)
+    models = [f"module.vae='{tmp_path}/vae'", f"module.clip='{tmp_path}/clip'", f"module.export_dir='{tmp_path}/sd'"]
+    pretrain("sd", few, *models, "module.unet.block_out_channels=[16,16,16]")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
     assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
     with pytest.raises(Exception, match="holds a model already"):
         pretrain("vae", *vae)
 
 
-def test_clip(pretrain, tmp_path):
+def pretrain_tiny_clip(pretrain, tmp_path):
     # OneCycleLR divides by zero where its warm-up would take less than a step.
     export = [f"module.export_dir='{tmp_path}/clip'", "datamodule.num_scenes=8", "module.lr_scheduler.pct_start=0.5"]
     pretrain("clip", *export)
+
+
+def test_clip(pretrain, tmp_path):
+    pretrain_tiny_clip(pretrain, tmp_path)
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}/clip")
     tokens = tokenizer(["a red heart", "a small dotted white moon on an olive background"])
@@ -61,7 +69,30 @@ def test_clip(pretrain, tmp_path):
     with torch.no_grad():
         assert model.encode_text(tokens).shape == model.encode_image(torch.zeros(2, 3, 64, 64)).shape
     with pytest.raises(Exception, match="holds a model already"):
-        pretrain("clip", *export)
+        pretrain_tiny_clip(pretrain, tmp_path)
+
+
+@torch.no_grad()
+def test_a_stable_diffusion_s_text_encoder_is_the_clip_s(pretrain, tmp_path):
+    """Pooled and projected as open_clip does it, its last hidden state is open_clip's text embedding."""
+    pretrain_tiny_clip(pretrain, tmp_path)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "clip")
+    tokens = tokenize(tokenizer, ["a red heart", "a small dotted white moon on an olive background"])
+    assert torch.equal(
+        tokens,
+        open_clip.get_tokenizer(f"local-dir:{tmp_path}/clip")(
+            ["a red heart", "a small dotted white moon on an olive background"]
+        ),
+    )
+    states = clip_text_encoder(tmp_path / "clip", tokenizer).eval()(tokens).last_hidden_state
+    pooled = states[torch.arange(2), tokens.argmax(1)]
+    torch.testing.assert_close(pooled @ model.text_projection, model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_without_a_clip_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="experiment=pretrain_sprites_clip makes one"):
+        clip_text_encoder(tmp_path, build_tokenizer(max_length=32))
 
 
 def test_vit(pretrain, tmp_path):

@@ -12,8 +12,8 @@ from datamodules.sprites.shapes import SHAPES
 from datamodules.sprites.subjects import SUBJECTS, TEMPLATES
 from datamodules.sprites.vocabulary import IDENTIFIERS
 from datamodules.sprites.world import POSITIONS, RADIUS, mask, render, scene, wild_scene
-from lightning_modules.pretrain_sd import build_tokenizer
 from lightning_modules.pretrain_vae import gradient_difference, normalize_latents
+from lightning_modules.sprites_tokenizer import build_tokenizer
 from metrics.background_adherence import background_adherence, named_background
 
 SCENES = [scene(0, index) for index in range(600)]
