@@ -28,6 +28,7 @@ from metrics.sprites_judge import SpritesJudge
 FOLDER = ROOT / "assets/sprites-sd"
 VIT = ROOT / "assets/sprites-vit"
 JUDGE = ROOT / "assets/sprites-judge"
+CLIP = ROOT / "assets/sprites-clip"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def pipeline() -> StableDiffusionPipeline:
     return loaded
 
 
-@pytest.mark.parametrize(("folder", "size"), [(FOLDER, 25e6), (VIT, 4e6), (JUDGE, 6e6)])
+@pytest.mark.parametrize(("folder", "size"), [(FOLDER, 25e6), (VIT, 4e6), (JUDGE, 6e6), (CLIP, 12e6)])
 def test_it_is_small_and_holds_safetensors_only(folder: Path, size: float) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < size

@@ -5,7 +5,7 @@ import numpy as np
 from datamodules.sprites.world import Scene, Sprite
 
 _OPENINGS = ("a photo of ", "a picture of ", "an image of ", "")
-_PLACES = {
+PLACES = {
     "center": ("in the center", "in the middle"),
     "left": ("on the left", "at the left"),
     "right": ("on the right", "at the right"),
@@ -28,7 +28,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if len(scene.sprites) == 1:
         text += _phrase(first, rng)
         if rng.random() < 0.55:
-            text += f" {rng.choice(_PLACES[first.position])}"
+            text += f" {rng.choice(PLACES[first.position])}"
     else:
         second = scene.sprites[1]
         relation = _RELATIONS[first.position, second.position] if rng.random() < 0.6 else "and"
