@@ -46,7 +46,7 @@ class PretrainSDModule(L.LightningModule):
         lr_scheduler: partial of a torch scheduler over an optimiser.
         pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
         timestep_power: timesteps are T · u ** power, u uniform in [0, 1): 1 draws all alike, less draws high noise more
-            often. Where an object stands is decided there, and with 1 the model never learned the words for it.
+            often, where places and colours are decided; outlines and textures want less noise.
         snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
