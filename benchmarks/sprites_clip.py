@@ -47,7 +47,7 @@ def main() -> None:
     pictures = clip.embed([Image.fromarray(render(each)) for each in scenes], batch_size=256)
     single = [number for number, each in enumerate(scenes) if len(each.sprites) == 1]
     for name, choices in CHOICES.items():
-        right = np.mean([zero_shot(clip, pictures[i], scenes[i], name, list(choices)) for i in single])
+        right = zero_shot(clip, pictures[single], [scenes[number] for number in single], name, list(choices))
         print(f"{name} right: {right:.1%} of {len(single)} pictures of one object, chance {1 / len(choices):.0%}")
 
     rng = np.random.default_rng(FRESH)
@@ -72,10 +72,13 @@ def in_words(said: Mapping[str, str]) -> str:
     return f"a photo of {phrase} {PLACES[said['position']][0]} on {with_article(said['background'])} background"
 
 
-def zero_shot(clip: Backbone, picture: Tensor, one: Scene, name: str, choices: Sequence[str]) -> bool:
-    said = described(one)
-    prompts = clip.embed_prompts([in_words({**said, name: choice}) for choice in choices], batch_size=256)
-    return choices[int(F.cosine_similarity(picture[None], prompts).argmax())] == said[name]
+def zero_shot(clip: Backbone, pictures: Tensor, scenes: Sequence[Scene], name: str, choices: Sequence[str]) -> float:
+    """Share of the pictures `[N, D]` whose own value of an attribute is the most similar of all `choices`."""
+    said = [described(each) for each in scenes]
+    prompts = [in_words({**each, name: choice}) for each in said for choice in choices]
+    embedded = clip.embed_prompts(prompts, batch_size=256).unflatten(0, (len(said), len(choices)))
+    nearest = F.cosine_similarity(pictures[:, None], embedded, dim=2).argmax(1).tolist()
+    return float(np.mean([choices[index] == each[name] for index, each in zip(nearest, said, strict=True)]))
 
 
 def groups(pictures: Tensor, captions: Tensor, *, size: int = 100) -> Iterator[list[bool]]:

@@ -2,8 +2,8 @@
 
 Pictures of one large textured object are noised to several timesteps; the table shows by how much the denoising loss
 rises when one word of the full description is another (any other texture but "solid", which is told apart by its mean
-colour alone). A word that the model does not hear changes nothing, at any noise; where it says most is where it is
-decided.
+colour alone). A word that the model does not hear changes nothing, at any noise; a small rise alone does not tell
+whether the word is hardly heard or has little to say beside the noisy picture.
 """
 
 import argparse

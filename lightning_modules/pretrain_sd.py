@@ -31,8 +31,8 @@ NOISE_STREAM = 21
 class PretrainSDModule(L.LightningModule):
     """Trains a UNet and a CLIP's text encoder on cached latents, and exports a `StableDiffusionPipeline` folder.
 
-    As in Stable Diffusion, a CLIP has taught the text encoder what the words mean. Trained from nothing along with the
-    UNet it let them collapse onto one another, "striped" onto "checkered".
+    As in Stable Diffusion, a CLIP has taught the text encoder what words mean. An earlier model, trained from nothing
+    along with its UNet, had words that were hardly told apart, "striped" and "checkered" among them.
 
     v-prediction with zero terminal SNR: with the usual ε schedule the last timestep still shows the latents' mean, so
     the flat backgrounds of this world would be decided by the initial noise instead of the prompt.
@@ -46,7 +46,7 @@ class PretrainSDModule(L.LightningModule):
         lr_scheduler: partial of a torch scheduler over an optimiser.
         pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
         timestep_power: timesteps are T · u ** power, u uniform in [0, 1): 1 draws all alike, less draws high noise more
-            often, where places and colours are decided; outlines and textures want less noise.
+            often, from which sampling starts.
         snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
