@@ -21,6 +21,7 @@ class PretrainJudgeModule(L.LightningModule):
 
     Args:
         judge: arguments of `SpritesJudge`.
+        pretrained: folder of an earlier judge of these arguments that goes on learning, or None: from nothing.
         vae: folder of the autoencoder whose pictures are to be judged.
         reconstructed: share of each batch that went through the autoencoder, which rounds small objects' corners off.
         optimizer: partial of a torch optimiser over parameters.
@@ -34,6 +35,7 @@ class PretrainJudgeModule(L.LightningModule):
         self,
         *,
         judge: dict[str, Any],
+        pretrained: str | None,
         vae: str,
         reconstructed: float,
         optimizer: Callable[..., torch.optim.Optimizer],
@@ -46,6 +48,8 @@ class PretrainJudgeModule(L.LightningModule):
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
         self.judge = SpritesJudge(**judge).to(memory_format=torch.channels_last)
+        if pretrained:
+            self.judge.load_state_dict(SpritesJudge.from_pretrained(Path(pretrained)).state_dict())
         autoencoder = AutoencoderKL.from_pretrained(vae).to(memory_format=torch.channels_last)
         self._vae = [autoencoder]  # in a list: not a submodule, so never in a checkpoint
         self.reconstructed = reconstructed

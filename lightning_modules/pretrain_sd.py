@@ -1,7 +1,7 @@
 """`experiment=pretrain_sprites_sd`: text encoder and UNet of the embedded Stable Diffusion, from nothing."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,22 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from numpy.typing import NDArray
 from rich.progress import track
+from scipy.special import betaincinv
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from callbacks.min_snr import min_snr_weight
 from datamodules.sprites.pretraining import to_pixel_values
+from datamodules.sprites.world import SIZE, Scene, mask
 from lightning_modules.clip_text_encoder import clip_text_encoder
 from lightning_modules.pretrain_vae import refuse_existing
 from lightning_modules.sprites_tokenizer import tokenize
 
 NOISE_STREAM = 21
+VAE_FACTOR = 4  # pixels a latent
 
 
 class PretrainSDModule(L.LightningModule):
@@ -45,8 +50,10 @@ class PretrainSDModule(L.LightningModule):
         text_encoder_lr: learning rate of the text encoder, the second parameter group.
         lr_scheduler: partial of a torch scheduler over an optimiser.
         pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
-        timestep_power: timesteps are T · u ** power, u uniform in [0, 1): 1 draws all alike, less draws high noise more
-            often, from which sampling starts.
+        timestep_beta: a and b of the beta distribution that timesteps are drawn from, as shares of T: [1, 1] draws all
+            alike, [2, 1] high noise more often, from which sampling starts, [1.5, 1.8] the middle, where textures are
+            decided.
+        object_weight: of the loss where an object is, beside 1 on the background.
         snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
@@ -64,7 +71,8 @@ class PretrainSDModule(L.LightningModule):
         text_encoder_lr: float,
         lr_scheduler: Callable[..., Any],
         pretrained: str | None,
-        timestep_power: float,
+        timestep_beta: tuple[float, float],
+        object_weight: float,
         snr_gamma: float,
         caption_dropout: float,
         export_dir: str,
@@ -84,12 +92,13 @@ class PretrainSDModule(L.LightningModule):
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler(**scheduler)
         self.optimizer, self.text_encoder_lr, self.lr_scheduler = optimizer, text_encoder_lr, lr_scheduler
-        self.timestep_power, self.snr_gamma = timestep_power, snr_gamma
+        self.timestep_beta, self.object_weight, self.snr_gamma = timestep_beta, object_weight, snr_gamma
         self.caption_dropout, self.seed = caption_dropout, seed
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        pictures = self.trainer.datamodule.dataset.pictures  # type: ignore[attr-defined]
+        dataset = self.trainer.datamodule.dataset  # type: ignore[attr-defined]
+        pictures = dataset.pictures
         encoder = self._vae[0].to(self.device).encode
         self.latents = torch.cat(
             [
@@ -98,11 +107,13 @@ class PretrainSDModule(L.LightningModule):
             ]
         )
 
+        self.weights = loss_weights(dataset.scenes, object_weight=self.object_weight).to(self.device)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         latents = self.latents[batch["index"]].float()
         rng = np.random.default_rng([self.seed, NOISE_STREAM, int(batch["position"][0])])
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32)).to(self.device)
-        share = rng.random(len(latents)) ** self.timestep_power
+        share = timestep_shares(rng, len(latents), beta=self.timestep_beta)
         timesteps = torch.from_numpy((share * self.noise_scheduler.config.num_train_timesteps).astype(np.int64))
         timesteps = timesteps.to(self.device)
         dropped = rng.random(len(latents)) < self.caption_dropout
@@ -112,14 +123,15 @@ class PretrainSDModule(L.LightningModule):
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=states).sample.float()
-        error = (prediction - target).square().mean((1, 2, 3))
+        squared = (prediction - target).square()
+        error = (squared * self.weights[batch["index"]]).mean((1, 2, 3))
 
         # The paper's weight for v-prediction is 0 where the SNR is 0, and sampling starts exactly there: a model that
         # never learned to would draw the layout. SNR + 1 is the weight of the x0 loss that a plain v loss amounts to.
         snr_plus_one = 1 / (1 - self.noise_scheduler.alphas_cumprod[timesteps])
         weight = min_snr_weight(snr_plus_one, gamma=self.snr_gamma, prediction_type="epsilon")
         loss = (error * weight).mean()
-        self.log("loss/denoising", error.mean(), prog_bar=True)
+        self.log("loss/denoising", squared.mean(), prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -145,6 +157,22 @@ class PretrainSDModule(L.LightningModule):
         pipeline.to(dtype=torch.float16).save_pretrained(self.export_dir)
         _load_in_float32(self.export_dir / "text_encoder/config.json")
         self.print(f"the pipeline lies in {self.export_dir}")
+
+
+def timestep_shares(rng: np.random.Generator, count: int, *, beta: tuple[float, float]) -> NDArray[np.float64]:
+    """`count` draws in [0, 1) from the beta distribution, by its inverse: one uniform number of `rng` each."""
+    shares: NDArray[np.float64] = betaincinv(*beta, rng.random(count))
+    return shares
+
+
+def loss_weights(scenes: Sequence[Scene], *, object_weight: float) -> Tensor:
+    """`[N, 1, h, w]` over the latents: 1 on the background, `object_weight` on an object, between them at its edge."""
+    weights = torch.ones(len(scenes), 1, SIZE // VAE_FACTOR, SIZE // VAE_FACTOR)
+    if object_weight != 1:
+        for number, each in enumerate(track(scenes, "weighting objects")):
+            covered = np.max([mask(sprite) for sprite in each.sprites], axis=0)
+            weights[number] += (object_weight - 1) * F.avg_pool2d(torch.from_numpy(covered)[None], VAE_FACTOR)
+    return weights
 
 
 def _load_in_float32(config: Path) -> None:

@@ -18,6 +18,7 @@ from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.world import POSITIONS, mask, render, repainted_scene, scene
 from lightning_modules.clip_text_encoder import clip_text_encoder
 from lightning_modules.pretrain_judge import attribute_loss, blurred, reconstructed
+from lightning_modules.pretrain_sd import loss_weights, timestep_shares
 from lightning_modules.pretrain_vit import augmented, contrastive_loss
 from lightning_modules.sprites_tokenizer import build_tokenizer, tokenize
 from metrics.attribute_adherence import attribute_adherence
@@ -51,6 +52,26 @@ def test_vae_then_stable_diffusion(pretrain, tmp_path):
     assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
     with pytest.raises(Exception, match="holds a model already"):
         pretrain("vae", *vae)
+
+
+def test_loss_weights_by_hand():
+    """Over the whole picture a mean of 1 + 2 · the share that the object covers; 1 far from it, 3 in its middle."""
+    lone = next(each for each in (scene(0, i) for i in range(50)) if len(each.sprites) == 1)
+    (weights,) = loss_weights([lone], object_weight=3)
+    (sprite,) = lone.sprites
+    assert weights.shape == (1, 16, 16)
+    assert weights.mean().item() == pytest.approx(1 + 2 * mask(sprite).mean(), rel=1e-5)
+    assert weights.min() == 1 and weights.max() == pytest.approx(3)
+    assert torch.equal(loss_weights([lone], object_weight=1), torch.ones(1, 1, 16, 16))
+
+
+def test_timestep_shares_are_beta_distributed():
+    """[2, 1] is the square root of a uniform number, [1, 1] the number itself; else the mean is a / (a + b)."""
+    uniform = np.random.default_rng(0).random(4000)
+    for beta, expected in (((1, 1), uniform), ((2, 1), np.sqrt(uniform))):
+        np.testing.assert_allclose(timestep_shares(np.random.default_rng(0), 4000, beta=beta), expected, atol=1e-12)
+    middle = timestep_shares(np.random.default_rng(0), 4000, beta=(1.5, 1.8))
+    assert middle.mean() == pytest.approx(1.5 / 3.3, abs=0.01) and middle.min() > 0 and middle.max() < 1
 
 
 def pretrain_tiny_clip(pretrain, tmp_path):
@@ -130,6 +151,15 @@ def test_judge(pretrain, tmp_path):
     shares = attribute_adherence(judge, pictures, ["a red heart on the left on a pink background"] * 4)
     assert set(shares) == {"noun", "color", "position", "background", "count", "all"}
     assert all(0 <= share <= 1 for share in shares.values())
+
+
+def test_a_judge_goes_on_learning(pretrain, tmp_path):
+    few = ["datamodule.num_repainted=8", "module.judge.widths=[8,8,8,8]"]
+    pretrain("judge", *few, f"module.export_dir='{tmp_path}/first'")
+    export = [f"module.pretrained='{tmp_path}/first'", f"module.export_dir='{tmp_path}/second'"]
+    pretrain("judge", *few, *export, "module.optimizer.lr=0", "module.optimizer.weight_decay=0")
+    first, second = (SpritesJudge.from_pretrained(tmp_path / name).heads for name in ("first", "second"))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_attribute_loss_of_even_odds_is_the_sum_of_the_logarithms():

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from datamodules.sprites.pretraining import SpritesDataModule, to_pixel_values
 from datamodules.sprites.shapes import SHAPES
 from datamodules.sprites.subjects import SUBJECTS, TEMPLATES
 from datamodules.sprites.vocabulary import IDENTIFIERS
-from datamodules.sprites.world import POSITIONS, RADIUS, mask, render, scene, wild_scene
+from datamodules.sprites.world import POSITIONS, RADIUS, mask, render, scene, textured_scene, wild_scene
 from lightning_modules.pretrain_vae import gradient_difference, normalize_latents
 from lightning_modules.sprites_tokenizer import build_tokenizer
 from metrics.background_adherence import background_adherence, named_background
@@ -132,7 +133,8 @@ def test_article(word):
 
 
 def test_pretraining_batches_are_functions_of_the_position():
-    data = SpritesDataModule(num_scenes=5, num_wild=2, num_repainted=0, crop=32, batch_size=4, seed=3)
+    few = {"num_scenes": 5, "num_wild": 2, "num_repainted": 0, "num_textured": 0}
+    data = SpritesDataModule(**few, crop=32, batch_size=4, seed=3)
     data.setup("fit")
     (first, second), (resumed,) = (list(data.loader(start=start, batches=2)) for start in (0, 1))
     assert first["position"].tolist() + second["position"].tolist() == list(range(8))
@@ -141,6 +143,30 @@ def test_pretraining_batches_are_functions_of_the_position():
     assert second["pixel_values"].shape == (4, 3, 32, 32) and second["pixel_values"].abs().max() <= 1
     pairs = [*zip(first["index"].tolist(), first["captions"], strict=True)]
     assert all(is_true(text, scene(3, index)) if index < 5 else text == "" for index, text in pairs)
+
+
+def test_textured_scenes_are_the_world_s_without_solid_objects():
+    solid = 0
+    for index in range(40):
+        ours, world = textured_scene(3, index), scene(3, index)
+        for sprite, original in zip(ours.sprites, world.sprites, strict=True):
+            assert sprite.paint.pattern in {"striped", "dotted", "checkered"}
+            solid += original.paint.pattern == "solid"
+            same = original if original.paint.pattern == "solid" else sprite
+            assert replace(sprite, paint=replace(sprite.paint, pattern=same.paint.pattern)) == original
+    assert solid > 10
+
+
+def test_captions_of_textured_scenes_name_every_texture():
+    data = SpritesDataModule(num_scenes=4, num_wild=0, num_repainted=0, num_textured=20, crop=64, batch_size=24, seed=3)
+    data.setup("fit")
+    (batch,) = data.loader(start=0, batches=1)
+    said = dict(zip(batch["index"].tolist(), batch["captions"], strict=True))
+    for index in range(4, 24):
+        each = textured_scene(3, index)
+        assert is_true(said[index], each), said[index]
+        textures = [word for word in said[index].split() if word in TEXTURES]
+        assert sorted(textures) == sorted(sprite.paint.pattern for sprite in each.sprites)
 
 
 # Words.

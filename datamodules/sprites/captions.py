@@ -21,12 +21,16 @@ _RELATIONS = {
 _BACKGROUNDS = ("on {} background", "with {} background", "in front of {} wall")
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption: every attribute is true, any of them may be left out."""
+def caption(scene: Scene, rng: np.random.Generator, *, texture_named: float = 0.65) -> str:
+    """One caption: every attribute is true, any of them may be left out.
+
+    Args:
+        texture_named: chance in [0, 1] that an object's texture is said.
+    """
     text = str(rng.choice(_OPENINGS))
     first = scene.sprites[0]
     if len(scene.sprites) == 1:
-        text += _phrase(first, rng)
+        text += _phrase(first, rng, texture_named)
         if rng.random() < 0.55:
             text += f" {rng.choice(PLACES[first.position])}"
     else:
@@ -34,16 +38,16 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         relation = _RELATIONS[first.position, second.position] if rng.random() < 0.6 else "and"
         if relation == "and" and rng.random() < 0.5:
             first, second = second, first
-        text += f"{_phrase(first, rng)} {relation} {_phrase(second, rng)}"
+        text += f"{_phrase(first, rng, texture_named)} {relation} {_phrase(second, rng, texture_named)}"
     if rng.random() < 0.75:
         text += f" {rng.choice(_BACKGROUNDS).format(with_article(scene.background))}"
     return text
 
 
-def _phrase(sprite: Sprite, rng: np.random.Generator) -> str:
+def _phrase(sprite: Sprite, rng: np.random.Generator, texture_named: float) -> str:
     said = (
         (sprite.size, 0.5),
-        (sprite.paint.pattern, 0.65),
+        (sprite.paint.pattern, texture_named),
         (sprite.color, 0.8),
     )
     words = [word for word, chance in said if rng.random() < chance]

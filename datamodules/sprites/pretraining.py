@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sprites.captions import caption
-from datamodules.sprites.world import SIZE, Scene, render, repainted_scene, scene, wild_scene
+from datamodules.sprites.world import SIZE, Scene, render, repainted_scene, scene, textured_scene, wild_scene
 from datamodules.stream import Stream, StreamLoader
 
 CAPTION_STREAM, CROP_STREAM = 11, 12
@@ -24,16 +24,26 @@ class SpritesDataModule(L.LightningDataModule):
         num_scenes: scenes of the world, rendered once (12 KiB each).
         num_wild: scenes of any colours and patterns, without captions, for the VAE.
         num_repainted: scenes of the world in any paint, for the judge.
+        num_textured: scenes of the world without solid objects, whose captions name every texture.
         crop: side of the random crop in pixels; the whole picture at 64.
         batch_size: pictures a batch.
         seed: decides the scenes, their order, the crops and the captions' wording.
     """
 
     def __init__(
-        self, *, num_scenes: int, num_wild: int, num_repainted: int, crop: int, batch_size: int, seed: int
+        self,
+        *,
+        num_scenes: int,
+        num_wild: int,
+        num_repainted: int,
+        num_textured: int,
+        crop: int,
+        batch_size: int,
+        seed: int,
     ) -> None:
         super().__init__()
-        self.num_scenes, self.num_wild, self.num_repainted = num_scenes, num_wild, num_repainted
+        self.num_scenes, self.num_wild = num_scenes, num_wild
+        self.num_repainted, self.num_textured = num_repainted, num_textured
         self.crop, self.batch_size, self.seed = crop, batch_size, seed
 
     def setup(self, stage: str) -> None:
@@ -42,7 +52,8 @@ class SpritesDataModule(L.LightningDataModule):
         scenes = [scene(self.seed, index) for index in range(self.num_scenes)]
         scenes += [wild_scene(self.seed, index) for index in range(self.num_wild)]
         scenes += [repainted_scene(self.seed, index) for index in range(self.num_repainted)]
-        self.dataset = _RenderedScenes(scenes, crop=self.crop, seed=self.seed)
+        scenes += [textured_scene(self.seed, self.num_scenes + index) for index in range(self.num_textured)]
+        self.dataset = _RenderedScenes(scenes, num_textured=self.num_textured, crop=self.crop, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
@@ -55,7 +66,8 @@ class SpritesDataModule(L.LightningDataModule):
 
 
 class _RenderedScenes(Dataset[dict[str, Any]]):
-    def __init__(self, scenes: list[Scene], *, crop: int, seed: int) -> None:
+    def __init__(self, scenes: list[Scene], *, num_textured: int, crop: int, seed: int) -> None:
+        self.first_textured = len(scenes) - num_textured
         self.scenes, self.crop, self.seed = scenes, crop, seed
         self.pictures = np.stack([render(s) for s in track(scenes, "rendering the world")])
 
@@ -79,7 +91,10 @@ class _RenderedScenes(Dataset[dict[str, Any]]):
     def _caption(self, position: int, index: int) -> str:
         if not self.scenes[index].background:
             return ""
-        return caption(self.scenes[index], np.random.default_rng([self.seed, CAPTION_STREAM, position]))
+        rng = np.random.default_rng([self.seed, CAPTION_STREAM, position])
+        if index >= self.first_textured:
+            return caption(self.scenes[index], rng, texture_named=1.0)
+        return caption(self.scenes[index], rng)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -109,6 +109,19 @@ def repainted_scene(seed: int, index: int) -> Scene:
     return replace(original, sprites=tuple(sprites))
 
 
+def textured_scene(seed: int, index: int) -> Scene:
+    """A scene of the world in which no sprite is solid: where it was, it wears one of the other textures."""
+    rng = np.random.default_rng([seed, index, 3])
+    original = scene(seed, index)
+    sprites = []
+    for sprite in original.sprites:
+        if sprite.paint.pattern == "solid":
+            texture = str(rng.choice([name for name in TEXTURES if name != "solid"]))
+            sprite = replace(sprite, paint=replace(sprite.paint, pattern=texture))
+        sprites.append(sprite)
+    return replace(original, sprites=tuple(sprites))
+
+
 def wild_scene(seed: int, index: int) -> Scene:
     """A scene without words: any colours, any pattern, any place. It teaches the VAE what captions never name."""
     rng = np.random.default_rng([seed, index, 1])
