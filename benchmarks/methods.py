@@ -47,13 +47,13 @@ APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
     "no augmentation, T = 4": {INDICATOR: (NO_AUGMENTATION, "model.indicator_scale=4")},
     "no augmentation, weights × 10": {
         INDICATOR: (NO_AUGMENTATION,),
-        STABILIZATION: ("regularizer.representation_stabilization.weight=0.05",),
-        ALIGNMENT: ("regularizer.attention_alignment.weight=0.3",),
+        STABILIZATION: ("regularizer.representation_stabilization.weight=0.15",),
+        ALIGNMENT: ("regularizer.attention_alignment.weight=1",),
     },
     "no augmentation, weights × 100": {
         INDICATOR: (NO_AUGMENTATION,),
-        STABILIZATION: ("regularizer.representation_stabilization.weight=0.5",),
-        ALIGNMENT: ("regularizer.attention_alignment.weight=3",),
+        STABILIZATION: ("regularizer.representation_stabilization.weight=1.5",),
+        ALIGNMENT: ("regularizer.attention_alignment.weight=10",),
     },
 }
 SETTINGS = {  # to choose from, of the methods of one experiment: that of them which has every part tries them

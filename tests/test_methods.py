@@ -30,7 +30,7 @@ def test_settings_reach_only_the_parts_that_a_method_has():
     weights = "no augmentation, weights × 10"
     stabilization, alignment = (
         f"regularizer.{part}.weight={weight}"
-        for part, weight in (("representation_stabilization", 0.05), ("attention_alignment", 0.3))
+        for part, weight in (("representation_stabilization", 0.15), ("attention_alignment", 1))
     )
     subject = ["data.subject=heart_face", "seed=1"]
     assert told("APT", weights) == ["experiment=apt_dreambooth", NO_AUGMENTATION, stabilization, alignment, *subject]
