@@ -30,7 +30,6 @@ from lightning_modules.pretrain_vae import refuse_existing
 from lightning_modules.sprites_tokenizer import tokenize
 
 NOISE_STREAM = 21
-VAE_FACTOR = 4  # pixels a latent
 
 
 class PretrainSDModule(L.LightningModule):
@@ -106,8 +105,8 @@ class PretrainSDModule(L.LightningModule):
                 for chunk in track(np.array_split(pictures, len(pictures) // 250 + 1), "encoding the world")
             ]
         )
-
-        self.weights = loss_weights(dataset.scenes, object_weight=self.object_weight).to(self.device)
+        weights = loss_weights(dataset.scenes, object_weight=self.object_weight, side=self.latents.shape[-1])
+        self.weights = weights.to(self.device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         latents = self.latents[batch["index"]].float()
@@ -165,13 +164,13 @@ def timestep_shares(rng: np.random.Generator, count: int, *, beta: tuple[float, 
     return shares
 
 
-def loss_weights(scenes: Sequence[Scene], *, object_weight: float) -> Tensor:
-    """`[N, 1, h, w]` over the latents: 1 on the background, `object_weight` on an object, between them at its edge."""
-    weights = torch.ones(len(scenes), 1, SIZE // VAE_FACTOR, SIZE // VAE_FACTOR)
+def loss_weights(scenes: Sequence[Scene], *, object_weight: float, side: int) -> Tensor:
+    """`[N, 1, side, side]`, as the latents: 1 on the background, `object_weight` on an object, between at its edge."""
+    weights = torch.ones(len(scenes), 1, side, side)
     if object_weight != 1:
         for number, each in enumerate(track(scenes, "weighting objects")):
             covered = np.max([mask(sprite) for sprite in each.sprites], axis=0)
-            weights[number] += (object_weight - 1) * F.avg_pool2d(torch.from_numpy(covered)[None], VAE_FACTOR)
+            weights[number] += (object_weight - 1) * F.avg_pool2d(torch.from_numpy(covered)[None], SIZE // side)
     return weights
 
 

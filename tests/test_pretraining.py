@@ -57,12 +57,12 @@ def test_vae_then_stable_diffusion(pretrain, tmp_path):
 def test_loss_weights_by_hand():
     """Over the whole picture a mean of 1 + 2 · the share that the object covers; 1 far from it, 3 in its middle."""
     lone = next(each for each in (scene(0, i) for i in range(50)) if len(each.sprites) == 1)
-    (weights,) = loss_weights([lone], object_weight=3)
+    (weights,) = loss_weights([lone], object_weight=3, side=16)
     (sprite,) = lone.sprites
     assert weights.shape == (1, 16, 16)
     assert weights.mean().item() == pytest.approx(1 + 2 * mask(sprite).mean(), rel=1e-5)
     assert weights.min() == 1 and weights.max() == pytest.approx(3)
-    assert torch.equal(loss_weights([lone], object_weight=1), torch.ones(1, 1, 16, 16))
+    assert torch.equal(loss_weights([lone], object_weight=1, side=16), torch.ones(1, 1, 16, 16))
 
 
 def test_timestep_shares_are_beta_distributed():
