@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
 from math import ceil
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_all(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, wo
     The first job that is done says, also where no bar is shown, how long the others will take.
     """
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     began = perf_counter()
     with Progress(*columns) as progress, pool:
         bar = progress.add_task(what, total=len(jobs))
@@ -50,11 +51,22 @@ def minutes_left(seconds: float, jobs: int, workers: int) -> float:
     return seconds * (ceil(jobs / workers) - 1) / 60
 
 
-def _quiet() -> None:
-    """In the workers: the benchmark has one progress bar, its own."""
+def _start_worker() -> None:
+    """Silence, for the benchmark has one progress bar, its own; and an end when it ends, even if it was killed.
+
+    A worker that outlived it would take its next jobs, in a folder that the command's next start holds for its own.
+    """
+    Thread(target=_end_with_the_benchmark, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def _end_with_the_benchmark() -> None:
+    benchmark = parent_process()
+    assert benchmark is not None  # this is a worker
+    benchmark.join()
+    os._exit(1)
 
 
 def fit(folder: Path, overrides: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 
@@ -40,3 +40,33 @@ def test_the_first_of_all_says_once_how_long_the_others_take(capsys):
     run_all(sleep, [(0,), (0,), (0,)], workers=1, what="sleeping")
     out = capsys.readouterr().out
     assert out.count("sleeping: the first of 3 took ") == out.count("minutes are left") == 1
+
+
+def test_workers_end_with_a_benchmark_that_is_killed(tmp_path):
+    beats, script = tmp_path / "beats", tmp_path / "jobs.py"
+    script.write_text(
+        f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks.pool import run_all
+
+def job():
+    for _ in range(600):
+        open({str(beats)!r}, "a").write(".")
+        time.sleep(0.1)
+
+if __name__ == "__main__":
+    run_all(job, [()], workers=1, what="beating")
+"""
+    )
+    benchmark = subprocess.Popen([sys.executable, script])
+    deadline = monotonic() + 60
+    while not beats.exists() and monotonic() < deadline:
+        sleep(0.1)
+    assert benchmark.poll() is None
+    benchmark.kill()
+    benchmark.wait()
+    sleep(2)
+    last = beats.read_text()
+    sleep(2)
+    assert beats.read_text() == last, "the worker outlives the benchmark"
