@@ -28,7 +28,7 @@ ASSET = "assets/sprites-sd"  # the others only score
 INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
 PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
 PRIOR = "prior_preservation"
-NO_AUGMENTATION = "regularizer.overfitting_indicator.augmentation=false"
+AUGMENTATION = "model.indicator_augmentation=true"  # which this model leaves out
 METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of its parts, those that stay
     "DreamBooth": ("dreambooth", ()),
     "DreamBooth + prior": ("dreambooth_prior", (PRIOR,)),
@@ -42,16 +42,18 @@ METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of it
 }
 APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
     "defaults": {},
-    "zoom at most 1.5": {INDICATOR: ("module.augmentation.max_zoom=1.5",)},
-    "no augmentation": {INDICATOR: (NO_AUGMENTATION,)},
-    "no augmentation, T = 4": {INDICATOR: (NO_AUGMENTATION, "model.indicator_scale=4")},
-    "no augmentation, weights × 10": {
-        INDICATOR: (NO_AUGMENTATION,),
+    "augmentation": {INDICATOR: (AUGMENTATION,)},
+    "augmentation of at most a tenth": {
+        INDICATOR: (AUGMENTATION, "regularizer.overfitting_indicator.max_probability=0.1")
+    },
+    "augmentation, zoom at most 1.5": {INDICATOR: (AUGMENTATION, "module.augmentation.max_zoom=1.5")},
+    "augmentation, border left out": {INDICATOR: (AUGMENTATION, "module.augmentation.mask_border=true")},
+    "T = 4": {INDICATOR: ("model.indicator_scale=4",)},
+    "weights × 10": {
         STABILIZATION: ("regularizer.representation_stabilization.weight=0.15",),
         ALIGNMENT: ("regularizer.attention_alignment.weight=1",),
     },
-    "no augmentation, weights × 100": {
-        INDICATOR: (NO_AUGMENTATION,),
+    "weights × 100": {
         STABILIZATION: ("regularizer.representation_stabilization.weight=1.5",),
         ALIGNMENT: ("regularizer.attention_alignment.weight=10",),
     },

@@ -23,6 +23,8 @@ class StableDiffusion:
         inference_batch_size: pictures that are encoded, sampled or looked at in one call; guidance doubles the rows.
         guidance_scale, num_inference_steps: of every picture that is sampled.
         indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
+        indicator_augmentation: whether that indicator zooms training pictures out, which wants a resolution that can
+            spare it; true in APT.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class StableDiffusion:
         guidance_scale: float,
         num_inference_steps: int,
         indicator_scale: float,
+        indicator_augmentation: bool,
     ) -> None:
         check_pipeline_folder(pretrained)
         if not 1 <= guidance_scale < float("inf"):  # below 1 diffusers' pipelines leave guidance out
@@ -44,7 +47,7 @@ class StableDiffusion:
         self.pretrained, self.resolution, self.compile = pretrained, resolution, compile
         self.inference_batch_size = inference_batch_size
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
-        self.indicator_scale = indicator_scale
+        self.indicator_scale, self.indicator_augmentation = indicator_scale, indicator_augmentation
         folder = Path(pretrained).expanduser()
         self.pipeline = StableDiffusionPipeline.from_pretrained(
             folder if folder.is_dir() else pretrained,

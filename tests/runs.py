@@ -36,6 +36,7 @@ def cheap(tiny_sd: Path, run_dir: Path, *, steps: int = 4) -> list[str]:
         f"model.pretrained='{tiny_sd}'",
         "model.resolution=32",
         "model.num_inference_steps=2",
+        "model.indicator_augmentation=true",
         "evaluation.max_prompts=2",
         "evaluation.images_per_prompt=1",
         "datamodule.batch_size=2",

@@ -48,6 +48,7 @@ def load(folder, **settings):
         "guidance_scale": 4.0,
         "num_inference_steps": 4,
         "indicator_scale": 16.0,
+        "indicator_augmentation": False,
     }
     return StableDiffusion(pretrained=str(folder), **(defaults | settings))
 
