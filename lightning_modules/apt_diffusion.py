@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,7 +61,9 @@ class APTDiffusionModule(DiffusionModule):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.augmentation.bank and self.augmenting:
+        if self.augmenting is None:
+            rank_zero_info("No plug-in decides APT's augmentation: no picture is augmented (module.augmentation)")
+        elif self.augmentation.bank:
             self.model.move_encoders(self.device)
             variants = torch.arange(self.augmentation.bank)
             self._bank = [
@@ -79,7 +82,7 @@ class APTDiffusionModule(DiffusionModule):
             moments[rows] = augmented
             if mask is not None:
                 mask[rows] = valid
-        if self.is_logged_step:
+        if self.augmenting and self.is_logged_step:
             share = chosen.float().mean().to(self.device)
             self.log("augmentation/share", share, batch_size=len(index), sync_dist=True)
         return self._draw_latents(moments, positions, DrawStream.POSTERIOR), mask
