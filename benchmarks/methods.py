@@ -2,8 +2,8 @@
 
 Every run is drawn with at several steps of its training, so that a method is a curve of identity against prompt
 adherence (METHODS.md §5). The settings of APT and of prior preservation are chosen on subjects of their own. A run that
-lies in the folder is not repeated, so the command goes on where it was interrupted; `--size full` is meant to go on for
-days.
+lies in the folder is not repeated, so the command goes on where it was interrupted; `--size full` takes a night, of one
+piece or of several.
 """
 
 import argparse
@@ -49,6 +49,11 @@ APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
     "augmentation, zoom at most 1.5": {INDICATOR: (AUGMENTATION, "module.augmentation.max_zoom=1.5")},
     "augmentation, border left out": {INDICATOR: (AUGMENTATION, "module.augmentation.mask_border=true")},
     "T = 4": {INDICATOR: ("model.indicator_scale=4",)},
+    "T = 64": {INDICATOR: ("model.indicator_scale=64",)},
+    "sites in the whole UNet": {
+        STABILIZATION: ("regularizer.representation_stabilization.sites=['*.attn1']",),
+        ALIGNMENT: ("regularizer.attention_alignment.sites=['*.attn2']",),
+    },
     "weights × 10": {
         STABILIZATION: ("regularizer.representation_stabilization.weight=0.15",),
         ALIGNMENT: ("regularizer.attention_alignment.weight=1",),
@@ -154,10 +159,11 @@ class DrawAlong(L.Callback):
 
 
 def train(run: Run, root: Path, size: Size) -> None:
-    """Trains and draws; the folder appears when it is complete."""
+    """Trains and draws, and notes with which commit; the folder appears when it is complete."""
     import torch
 
     from benchmarks.lanes import build, compose_run
+    from report.provenance import write_provenance
 
     torch.set_num_threads(1)
     os.chdir(ROOT)
@@ -174,6 +180,7 @@ def train(run: Run, root: Path, size: Size) -> None:
     trainer.fit(module, datamodule=datamodule)
     if missing := [step for step in size.steps if not (unfinished / f"{step}").is_dir()]:
         raise RuntimeError(f"{folder}: nothing was drawn at steps {missing}")
+    write_provenance(unfinished)
     unfinished.replace(folder)
 
 

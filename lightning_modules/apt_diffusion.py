@@ -62,7 +62,9 @@ class APTDiffusionModule(DiffusionModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.augmenting is None:
-            rank_zero_info("No plug-in decides APT's augmentation: no picture is augmented (module.augmentation)")
+            rank_zero_info(
+                "no picture is augmented: model.indicator_augmentation=true lets the overfitting indicator do it"
+            )
         elif self.augmentation.bank:
             self.model.move_encoders(self.device)
             variants = torch.arange(self.augmentation.bank)

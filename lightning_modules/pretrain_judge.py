@@ -29,6 +29,10 @@ class PretrainJudgeModule(L.LightningModule):
         noise: the largest standard deviation of the pixel noise, pixels being in [-1, 1].
         blur: share of the pictures that are halved and enlarged again.
         export_dir: folder of the judge; must not hold one yet.
+
+    Raises:
+        FileExistsError: `export_dir` holds a model.
+        ValueError: a share outside [0, 1].
     """
 
     def __init__(
@@ -47,6 +51,9 @@ class PretrainJudgeModule(L.LightningModule):
         super().__init__()
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
+        for name, share in (("reconstructed", reconstructed), ("blur", blur)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"module.{name}={share}: a share of the pictures, from 0 to 1")
         self.judge = SpritesJudge(**judge).to(memory_format=torch.channels_last)
         if pretrained:
             self.judge.load_state_dict(SpritesJudge.from_pretrained(Path(pretrained)).state_dict())

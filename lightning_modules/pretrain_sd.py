@@ -1,4 +1,4 @@
-"""`experiment=pretrain_sprites_sd`: text encoder and UNet of the embedded Stable Diffusion, from nothing."""
+"""`experiment=pretrain_sprites_sd`: the UNet of the embedded Stable Diffusion and, from a CLIP's, its text encoder."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -48,15 +48,21 @@ class PretrainSDModule(L.LightningModule):
         optimizer: partial of a torch optimiser over parameters.
         text_encoder_lr: learning rate of the text encoder, the second parameter group.
         lr_scheduler: partial of a torch scheduler over an optimiser.
-        pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: from nothing.
+        pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: the CLIP's and a
+            new one.
         timestep_beta: a and b of the beta distribution that timesteps are drawn from, as shares of T: [1, 1] draws all
             alike, [2, 1] high noise more often, from which sampling starts, [1.5, 1.8] the middle, where textures are
             decided.
-        object_weight: of the loss where an object is, beside 1 on the background.
+        object_weight: weight of the loss where an object is; the background's is 1.
         snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
         seed: of timesteps, noise and dropout.
+
+    Raises:
+        FileExistsError: `export_dir` holds a model.
+        FileNotFoundError: `pretrained` is no pipeline's folder.
+        ValueError: a beta distribution with infinite density at an end, or an `object_weight` that is not positive.
     """
 
     def __init__(
@@ -80,11 +86,20 @@ class PretrainSDModule(L.LightningModule):
         super().__init__()
         self.export_dir = Path(export_dir)
         refuse_existing(self.export_dir)
+        if len(timestep_beta) != 2 or min(timestep_beta) < 1:
+            raise ValueError(f"module.timestep_beta={timestep_beta}: two numbers of at least 1, such as [1, 1]")
+        if object_weight <= 0:
+            raise ValueError(f"module.object_weight={object_weight}: the weight of the loss on objects is positive")
+        if pretrained is not None and not (Path(pretrained) / "model_index.json").is_file():
+            raise FileNotFoundError(
+                f"module.pretrained={pretrained!r} is no pipeline's folder: give the one that an earlier "
+                "experiment=pretrain_sprites_sd module.export_dir=<folder> has written"
+            )
         self._vae = [AutoencoderKL.from_pretrained(vae)]  # in a list: not a submodule, so never in a checkpoint
         self.tokenizer = CLIPTokenizer.from_pretrained(clip)
         self.text_encoder = clip_text_encoder(Path(clip), self.tokenizer)
         self.unet = UNet2DConditionModel(**unet).to(memory_format=torch.channels_last)
-        if pretrained:
+        if pretrained is not None:
             earlier = StableDiffusionPipeline.from_pretrained(pretrained, dtype=torch.float32, use_safetensors=True)
             self.text_encoder.load_state_dict(earlier.text_encoder.state_dict())
             self.unet.load_state_dict(earlier.unet.state_dict())

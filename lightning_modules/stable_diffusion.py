@@ -23,8 +23,7 @@ class StableDiffusion:
         inference_batch_size: pictures that are encoded, sampled or looked at in one call; guidance doubles the rows.
         guidance_scale, num_inference_steps: of every picture that is sampled.
         indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
-        indicator_augmentation: whether that indicator zooms training pictures out, which wants a resolution that can
-            spare it; true in APT.
+        indicator_augmentation: whether that indicator decides which training pictures are zoomed out; true in APT.
     """
 
     def __init__(

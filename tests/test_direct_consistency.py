@@ -80,6 +80,7 @@ def test_a_run_starts_near_log_2(monkeypatch, tiny_sd, tmp_path):
 
 
 def test_dco_apt_scales_apts_weights(tmp_path):
-    cfg = compose(tmp_path, "experiment=dco_apt", "regularizer.direct_consistency.beta=100")
-    assert cfg.regularizer.representation_stabilization.weight == pytest.approx(0.03 * 50)
-    assert cfg.regularizer.attention_alignment.weight == pytest.approx(0.1 * 50)
+    apt = compose(tmp_path / "apt", "experiment=apt_dreambooth").regularizer
+    scaled = compose(tmp_path / "dco", "experiment=dco_apt", "regularizer.direct_consistency.beta=100").regularizer
+    for part in ("representation_stabilization", "attention_alignment"):
+        assert scaled[part].weight == pytest.approx(50 * apt[part].weight)

@@ -70,6 +70,10 @@ def test_a_run_of_before_there_was_a_choice_has_the_default_guidance(tmp_path):
     assert run_cfg.guidance == {"_target_": "lightning_modules.guidance.ClassifierFreeGuidance"}
 
 
+def test_a_run_of_before_augmentation_was_the_model_s_choice_is_loaded(tmp_path):
+    assert "indicator_augmentation" in overridden(tmp_path).model
+
+
 def test_a_classifier_is_not_guided(tmp_path):
     classifier = {"model": {"_target_": "lightning_modules.vision_transformer.VisionTransformer"}}
     with pytest.raises(ValueError, match=r"guidance\.scale=1 guides what is drawn, and this run is a classifier"):

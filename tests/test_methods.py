@@ -8,9 +8,12 @@ from PIL import Image
 
 from benchmarks.lanes import build
 from benchmarks.methods import (
+    ALIGNMENT,
     DEFAULT,
+    INDICATOR,
     METHODS,
     SETTINGS,
+    STABILIZATION,
     DrawAlong,
     Run,
     runs,
@@ -45,8 +48,20 @@ def test_every_method_composes_with_all_of_its_settings(tmp_path, method):
     for settings in SETTINGS.get(tried_by(method), [""]):
         regularizer = compose(tmp_path, "logger=csv", *told(method, settings)).regularizer
         assert set(regularizer) == {"denoising", *METHODS[method][1]}
+        if INDICATOR in regularizer:
+            assert regularizer[INDICATOR].augmentation == settings.startswith("augmentation")
     if tried_by(method) == "DreamBooth + prior":
         assert regularizer.prior_preservation.weight == 3
+
+
+@pytest.mark.parametrize("times", [10, 100])
+def test_weights_are_tried_at_multiples_of_the_defaults(tmp_path, times):
+    defaults, tried = (
+        compose(tmp_path / name, *told("APT", settings)).regularizer
+        for name, settings in (("defaults", "defaults"), ("tried", f"weights × {times}"))
+    )
+    for part in (STABILIZATION, ALIGNMENT):
+        assert tried[part].weight == pytest.approx(times * defaults[part].weight)
 
 
 def test_settings_are_those_of_the_method_with_every_part():
@@ -72,10 +87,10 @@ def test_the_first_seed_of_all_is_run_before_the_second():
     assert [run.seed for run in every] == [0] * 4 + [1] * 4
 
 
-def test_the_default_size_has_at_most_94_runs():
+def test_the_default_size_has_at_most_98_runs():
     assert not {*DEFAULT.chosen_on} & {*DEFAULT.subjects}
     every = [*trials(DEFAULT), *with_chosen({}, DEFAULT)]
-    assert len({(run.method, run.settings, run.subject, run.seed) for run in every}) == len(every) <= 94
+    assert len({(run.method, run.settings, run.subject, run.seed) for run in every}) == len(every) <= 98
     assert {(run.method, run.settings) for run in trials(DEFAULT)} == {
         (method, name) for method, settings in SETTINGS.items() for name in settings
     }

@@ -1,6 +1,7 @@
 """The recipes of the embedded models end in folders that the published classes load."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,40 @@ def test_vae_then_stable_diffusion(pretrain, tmp_path):
     pretrain("sd", few, *models, "module.unet.block_out_channels=[16,16,16]")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
     assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
+    textures = [few, "datamodule.num_textured=8", *models[:2], "module.unet.block_out_channels=[16,16,16]"]
+    for export, learned in (("same", "1e-30"), ("textures", "1e-2")):
+        goes_on = [f"module.pretrained='{tmp_path}/sd'", f"module.export_dir='{tmp_path}/{export}'"]
+        rates = [
+            f"module.optimizer.lr={learned}",
+            f"module.text_encoder_lr={learned}",
+            "module.optimizer.weight_decay=0",
+        ]
+        pretrain("sd_textures", *textures, *goes_on, *rates)
+        unet = StableDiffusionPipeline.from_pretrained(tmp_path / export).unet.state_dict()
+        unchanged = [torch.equal(unet[name], weight) for name, weight in pipeline.unet.state_dict().items()]
+        assert all(unchanged) if export == "same" else not any(unchanged)  # it goes on from there, and goes on learning
     with pytest.raises(Exception, match="holds a model already"):
         pretrain("vae", *vae)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("module.pretrained=''", r"module\.pretrained='' is no pipeline's folder"),  # as the experiment has it
+        ("module.timestep_beta=[0.5,1]", r"module\.timestep_beta=\[0\.5, 1\]: two numbers of at least 1"),
+        ("module.timestep_beta=[1]", r"module\.timestep_beta=\[1\]"),
+        ("module.object_weight=0", r"module\.object_weight=0"),
+    ],
+)
+def test_a_training_that_cannot_go_on_is_refused(pretrain, tmp_path, override, message):
+    with pytest.raises(Exception, match=message):
+        pretrain("sd_textures", f"module.export_dir='{tmp_path}/sd'", "module.pretrained=assets/sprites-sd", override)
+
+
+@pytest.mark.parametrize("override", ["module.reconstructed=-0.5", "module.blur=2"])
+def test_shares_of_a_judge_s_pictures_are_refused(pretrain, tmp_path, override):
+    with pytest.raises(Exception, match=override.replace(".", r"\.", 1)):
+        pretrain("judge", f"module.export_dir='{tmp_path}/judge'", override)
 
 
 def test_loss_weights_by_hand():
@@ -63,6 +96,17 @@ def test_loss_weights_by_hand():
     assert weights.mean().item() == pytest.approx(1 + 2 * mask(sprite).mean(), rel=1e-5)
     assert weights.min() == 1 and weights.max() == pytest.approx(3)
     assert torch.equal(loss_weights([lone], object_weight=1, side=16), torch.ones(1, 1, 16, 16))
+
+
+def test_loss_weights_lie_where_the_objects_do():
+    """Most in the middle of each object; a cell is 4 pixels wide, `center` counts pixels from the left and the top."""
+    pair = next(each for each in (scene(0, i) for i in range(50)) if len(each.sprites) == 2)
+    (weights,) = loss_weights([pair], object_weight=3, side=16)
+    for sprite in pair.sprites:
+        column, row = (int(at) // 4 for at in sprite.center)
+        assert weights[0, row, column] > 2
+    alone = [loss_weights([replace(pair, sprites=(sprite,))], object_weight=3, side=16) for sprite in pair.sprites]
+    torch.testing.assert_close(weights, torch.maximum(*alone)[0], atol=0.2, rtol=0)
 
 
 def test_timestep_shares_are_beta_distributed():
