@@ -33,9 +33,10 @@ def attained(identity: Array, adherence: Array, at: Array) -> Array:
 def common_range(one: Curve, other: Curve) -> tuple[float, float]:
     """The identities, from and to, that both curves cover; the second is not above the first where they share none.
 
-    The range begins at the untouched model's identity, where both start.
+    The range begins where both have been measured after training began: up to there, two straight lines from the
+    untouched model, where both start, would be compared.
     """
-    return max(curve[0][0] for curve in (one, other)), min(curve[0].max() for curve in (one, other))
+    return max(curve[0][1] for curve in (one, other)), min(curve[0].max() for curve in (one, other))
 
 
 def mean_gap(one: Curve, other: Curve) -> float:
@@ -51,19 +52,18 @@ def mean_gap(one: Curve, other: Curve) -> float:
 
 
 def bootstrap_error(values: Array, *, seed: int = 0, draws: int = 2000) -> float:
-    """Standard error of the mean of `values` `[subjects, seeds]`, by drawing subjects and, within each, seeds anew.
+    """Standard error of the mean of `values` `[subjects, seeds]`, by drawing subjects anew, each with all of its seeds.
 
-    Seeds of one subject are not independent evidence, so subjects are drawn first. What is drawn from S subjects varies
-    by (S − 1) / S too little, which is made up for. NaN entries are left out; NaN where fewer than two subjects have a
-    value.
+    Seeds of one subject are not independent evidence; what they vary by is in what the subjects' means vary by. What is
+    drawn from S subjects varies by (S − 1) / S too little, which is made up for. NaN entries are left out; NaN where
+    fewer than two subjects have a value.
     """
     values = values[np.isfinite(values).any(1)]
     if len(values) < 2:
         return float("nan")
     rng = np.random.default_rng(seed)
     subjects = rng.integers(0, len(values), (draws, len(values)))
-    seeds = rng.integers(0, values.shape[1], (draws, *values.shape))
-    drawn = values[subjects[:, :, None], seeds]
+    drawn = values[subjects]
     counts = np.isfinite(drawn).sum((1, 2))
     means = np.nansum(drawn, (1, 2))[counts > 0] / counts[counts > 0]
     return float(means.std() * np.sqrt(len(values) / (len(values) - 1)))

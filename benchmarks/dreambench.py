@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,7 +32,7 @@ PUBLISHED = {  # DINO, CLIP-I, CLIP-T of arXiv:2208.12242, by METHODS.md §5; no
     "DreamBooth, Stable Diffusion": (0.668, 0.803, 0.305),
     "Textual Inversion, Stable Diffusion": (0.569, 0.780, 0.255),
 }
-Figures = Mapping[str, Mapping[str, float | None]]  # of a metric: tuned, base, reference
+Figures = Mapping[str, Mapping[str, Any]]  # of a metric: tuned, base, reference, counts
 
 
 def subjects(root: Path) -> list[str]:
@@ -62,6 +63,13 @@ def table(figures: Mapping[str, Sequence[Figures]]) -> list[str]:
             cells.append(f"{mean(values):.3f}{error}" if values else "–")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
+
+
+def pictures_drawn(figures: Figures) -> str:
+    """How many pictures of a subject the figures are over: what `counts` says, from the fewest to the most."""
+    every = [each for runs in figures.values() for run in runs for each in run.values()]
+    counts = {each["counts"]["tuned"] for each in every if each.get("tuned") is not None}
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def published() -> list[str]:
@@ -109,8 +117,9 @@ def main() -> None:
     metrics = () if any(each.startswith("evaluation/metrics=") for each in options.overrides) else METRICS
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
                  "evaluation.images_per_prompt=4", "logger=csv", *metrics, *options.overrides]  # fmt: skip
-    recipes = [[f"experiment={name}", f"data.subject={chosen[0]}", *overrides] for name in options.experiments]
-    claim(options.runs, {"overrides": overrides, "recipe": recipe_hash(recipes)})
+    for name in options.experiments:  # each has a folder, so that another one can be added
+        recipe = recipe_hash([[f"experiment={name}", f"data.subject={present[0]}", *overrides]])
+        claim(options.runs / name, {"overrides": overrides, "recipe": recipe})
     left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
     print(says_what_is_left(len(left), len(folders), options.workers, options.seconds_per_run))
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -129,10 +138,10 @@ def main() -> None:
     command = " ".join(["python benchmarks/dreambench.py", *sys.argv[1:]])
     page = [
         "# DreamBench", "",
-        f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, all of their prompts, four "
-        "pictures each; ± is the standard error over subjects. A high `nearest_training_similarity` is that of copies; "
-        "of real pictures it needs held-out ones (`data.num_heldout`). Each run's `metrics.json` says what a figure "
-        "was measured with.",
+        f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, {pictures_drawn(figures)} "
+        "pictures of each; ± is the standard error over subjects. A high `nearest_training_similarity` is that of "
+        "copies; of real pictures it needs held-out ones (`data.num_heldout`). Each run's `metrics.json` says what a "
+        "figure was measured with.",
         "", *table(figures), "", "Published, on other models and hardware; not measured here:", "",
         *published(), "",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ piece or of several.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -205,24 +206,47 @@ def with_chosen(chosen: Mapping[str, str], size: Size) -> list[Run]:
     return runs([(method, chosen.get(tried_by(method), "")) for method in METHODS], size.subjects, size.seeds)
 
 
+def positive(text: str) -> int:
+    """An argparse type.
+
+    Raises:
+        ArgumentTypeError: `text` is no whole number above 0.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that a run was made with, by the `provenance.json` that `train` writes."""
+    return str(json.loads((folder / "provenance.json").read_text())["git_commit"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="default")
-    parser.add_argument("--seeds", type=int, help="fewer than the size has: the rest can be added later")
+    parser.add_argument("--seeds", type=positive, help="fewer than the size has: the rest can be added later")
     parser.add_argument("--root", type=Path, help="folder of the runs, runs/benchmark_<size> if not given")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of one thread each")
     options = parser.parse_args()
     size = SIZES[options.size]
+    if options.seeds and options.seeds > size.seeds:
+        parser.error(f"--seeds {options.seeds}: --size {options.size} has {size.seeds}")
+    if not options.out.parent.is_dir():
+        parser.error(f"--out {options.out}: there is no such folder")
     recipe = recipe_hash([[f"experiment={name}"] for name, _ in METHODS.values()], ASSET)
     made_with = {"size": asdict(size) | {"seeds": None}, "methods": [METHODS, SETTINGS], "recipe": recipe}
-    size = replace(size, seeds=min(options.seeds or size.seeds, size.seeds))
+    size = replace(size, seeds=options.seeds or size.seeds)
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
     claim(root, made_with)
     tried = trials(size)
     count = len(tried) + len(with_chosen({}, size))
     minutes = count * size.seconds / options.workers / 60
-    print(f"{count} runs × {size.seconds} s / {options.workers} processes: about {minutes:.0f} minutes in all")
+    print(
+        f"{count} runs × {size.seconds} s / {options.workers} processes: about {minutes:.0f} minutes in all, less what "
+        f"lies in {root}"
+    )
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
 
@@ -254,7 +278,8 @@ def main() -> None:
     }
     first = {run.method: run for run in reported if (run.subject, run.seed) == (size.subjects[0], 0)}
     command = " ".join(["python benchmarks/methods.py", *sys.argv[1:]])
-    write(options.out, root, size, scores, table, first, tried=scored, command=command)
+    commits = sorted({commit_of(run.folder(root)) for run in (*tried, *reported)})
+    write(options.out, root, size, scores, table, first, tried=scored, commits=commits, command=command)
     minutes = (time.perf_counter() - began) / 60
     print(f"{minutes:.1f} minutes; the result lies in {options.out}, all pictures in {root}")
 

@@ -47,35 +47,40 @@ def stopped(scores: RunScores, steps: Sequence[int]) -> int:
 
 
 def beside_stopped(apt: RunScores, dreambooth: RunScores, steps: Sequence[int]) -> Array:
-    """Step, identity and adherence `[3, 3]` of DreamBooth where it is stopped, of its last step and of APT's best one.
+    """Step, identity and adherence `[4, 3]` of DreamBooth's kept and last step, then of APT's and DreamBooth's best.
 
-    APT's best is that of the most adherence among those that know the subject at least as well as the stopped
-    DreamBooth; NaN where none does. Steps are chosen on the first copies and scored on the others: a step that is
-    chosen on the pictures it is scored on looks better than it is.
+    A best step is that of the most adherence among those that know the subject at least as well as the kept one; NaN
+    where none does. The rule that keeps a step does not know which is the best: DreamBooth's own tells what of APT's
+    lead is hindsight. Steps are chosen on the first copies and scored on the others: a step that is chosen on the
+    pictures it is scored on looks better than it is.
     """
 
     def scored(scores: RunScores, index: int) -> list[float]:
         return [steps[index], *(float(axis[index]) for axis in scores.curve(REST))]
 
     at = stopped(dreambooth, steps)
-    (identity, adherence), (needed, _) = apt.curve(FIRST), dreambooth.curve(FIRST)
-    reached = identity >= needed[at]
-    best = scored(apt, int(np.where(reached, adherence, -1).argmax())) if reached.any() else [float("nan")] * 3
-    return np.array([scored(dreambooth, at), scored(dreambooth, len(steps) - 1), best])
+    needed = dreambooth.curve(FIRST)[0][at]
+
+    def best(scores: RunScores) -> list[float]:
+        identity, adherence = scores.curve(FIRST)
+        reached = identity >= needed
+        return scored(scores, int(np.where(reached, adherence, -1).argmax())) if reached.any() else [float("nan")] * 3
+
+    return np.array([scored(dreambooth, at), scored(dreambooth, len(steps) - 1), best(apt), best(dreambooth)])
 
 
 def all_beside_stopped(table: Table, steps: Sequence[int]) -> Array:
-    """`beside_stopped` `[subjects, seeds, 3, 3]`."""
+    """`beside_stopped` `[subjects, seeds, 4, 3]`."""
     pairs = zip(table["APT"], table["DreamBooth"], strict=True)
     return np.array([[beside_stopped(apt, plain, steps) for apt, plain in zip(*rows, strict=True)] for rows in pairs])
 
 
-def with_error(values: Array, digits: int = 3) -> str:
+def with_error(values: Array, digits: int = 3, *, sign: str = "") -> str:
     """Mean ± bootstrap error of `[subjects, seeds]`, without those that have no value."""
     if not np.isfinite(values).any():
         return "–"
     mean, error = np.nanmean(values), bootstrap_error(values)
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if np.isfinite(error) else " (no error from so few)")
+    return f"{mean:{sign}.{digits}f}" + (f" ± {error:.{digits}f}" if np.isfinite(error) else " (no error from so few)")
 
 
 def gaps(table: Table, one: str, other: str) -> Gap:
@@ -86,7 +91,8 @@ def gaps(table: Table, one: str, other: str) -> Gap:
 def says(gap: Gap) -> str:
     if not gap.pairs:
         return "no common range of identity"
-    return f"{gap.mean:+.3f} ± {gap.error:.3f} ({gap.pairs} of {gap.of} pairs, over {gap.share:.0%} of its rise)"
+    error = f" ± {gap.error:.3f}" if np.isfinite(gap.error) else ""
+    return f"{gap.mean:+.3f}{error} ({gap.pairs} of {gap.of} pairs, over {gap.share:.0%} of the latter's rise)"
 
 
 def verdict(table: Table, steps: Sequence[int]) -> str:
@@ -100,15 +106,14 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
     )
     to_plain, to_prior = gaps(table, "APT", "DreamBooth"), gaps(table, "APT", "DreamBooth + prior")
     beside = all_beside_stopped(table, steps)
-    to_stopped = beside[..., 2, 2] - beside[..., 0, 2]
-    mean, error = to_plain.mean, to_plain.error
-    keeps = "keeps more" if mean > 2 * error else ("keeps less" if mean < -2 * error else "does not keep more")
+    to_stopped, to_best = (beside[..., 2, 2] - beside[..., row, 2] for row in (0, 3))
     text += (
-        f"At equal identity APT {keeps} adherence than DreamBooth by two standard errors: {says(to_plain)}. "
-        f"Against {STOPPED} (kept: steps {', '.join(f'{step:.0f}' for step in beside[..., 0, 0].flat)}) it is "
-        f"{with_error(to_stopped)} where it reaches that identity, {int(np.isfinite(to_stopped).sum())} of "
-        f"{to_stopped.size} pairs; "
-        f"against prior preservation {says(to_prior)}."
+        f"At equal identity APT {_keeps(to_plain)} DreamBooth, by two standard errors: {says(to_plain)}. "
+        f"It {_keeps(to_prior)} prior preservation: {says(to_prior)}. "
+        f"Where it reaches the identity of {STOPPED} (kept: steps "
+        f"{', '.join(f'{step:.0f}' for step in beside[..., 0, 0].flat)}), {int(np.isfinite(to_stopped).sum())} of "
+        f"{to_stopped.size} pairs, its adherence differs by {with_error(to_stopped, sign='+')}; by "
+        f"{with_error(to_best, sign='+')} from that of DreamBooth's best step at that identity."
     )
     parts = [f"without {part} {says(gaps(table, 'APT', f'APT without {part}'))}" for part in _PARTS]
     alone = [f"{part} {says(gaps(table, f'{part} alone', 'DreamBooth'))}" for part in _PARTS]
@@ -116,6 +121,12 @@ def verdict(table: Table, steps: Sequence[int]) -> str:
         f"{text} What each part contributes: APT's gap to itself {'; '.join(parts)}. Each part alone, its gap to "
         f"DreamBooth: {'; '.join(alone)}."
     )
+
+
+def _keeps(gap: Gap) -> str:
+    if abs(gap.mean) > 2 * gap.error:
+        return "keeps more adherence than" if gap.mean > 0 else "keeps less adherence than"
+    return "cannot be told apart from"
 
 
 _PARTS = ("indicator", "stabilization", "alignment")
@@ -130,6 +141,7 @@ _BESIDE = {  # columns: of `beside_stopped`, row and axis
     "APT: step": (2, 0),
     "its identity": (2, 1),
     "its adherence": (2, 2),
+    "DreamBooth's best: adherence": (3, 2),
 }
 
 
@@ -151,8 +163,10 @@ def stopped_section(table: Table, size: "Size") -> list[str]:
         "",
         f"The step of {', '.join(f'{step}' for step in size.steps)} that `adherence_stopping` would keep; the last "
         "step; and of the same subject's and seed's APT the step of the most adherence among those that reach the kept "
-        "one's identity (– where none does: the mean is over the others). Steps are chosen on the first copy of every "
-        "prompt's picture and scored on the rest, as is the star in the plot.",
+        "one's identity (– where none does: the mean is over the others), and DreamBooth's own such step, for the rule "
+        "knows no best one. The rule sees few and uneven checks here, one picture of each prompt, and a drop at the "
+        "last one cannot count. Steps are chosen on the first copy of every prompt's picture and scored on the rest, "
+        "as is the star in the plot.",
         "",
         _row(["subject", "seed", *_BESIDE]),
         f"|---|{'---:|' * (len(_BESIDE) + 1)}",
@@ -180,24 +194,34 @@ def tried_section(tried: Tried, chosen_on: Sequence[str]) -> list[str]:
     return lines
 
 
-def page(table: Table, size: "Size", *, tried: Tried, ceiling: float, command: str) -> list[str]:
-    """The page's lines, without its pictures."""
+def page(
+    table: Table, size: "Size", *, tried: Tried, ceilings: Mapping[str, float], commits: Sequence[str], command: str
+) -> list[str]:
+    """The page's lines, without its pictures.
+
+    Args:
+        ceilings: what real pictures have of "identity", of "adherence" and of "nearest".
+        commits: those that the runs were made with.
+    """
     head = ["method", *(f"step {step}" for step in size.steps)]
     lines = [
         "# APT and what it is measured against",
         "",
         verdict(table, size.steps),
         "",
-        f"`{command}`, commit {provenance()['git_commit']}. {len(size.subjects)} subjects "
+        f"`{command}`, commit {provenance()['git_commit']}, with runs of {' and '.join(commits)}. "
+        f"{len(size.subjects)} subjects "
         f"({', '.join(size.subjects)}) × {size.seeds} seeds, {size.prompts} prompts × {size.pictures} pictures at "
         f"each of {len(size.steps)} steps, {size.denoising_steps} denoising steps, the same noise for all; ± is a "
-        "bootstrap over subjects and seeds, of the training: the noise that pictures start from is "
-        "not in it. Identity: mean cosine to the subject's *held-out* pictures "
-        "(`assets/sprites-identity`), recolouring prompts left out. Adherence: share of the pictures in which the "
+        "bootstrap over subjects, each with all of its seeds: the noise that pictures start from, the same for all, is "
+        "not in it, and of many gaps some reach two standard errors by chance. Identity: mean cosine to the subject's "
+        "*held-out* pictures (`assets/sprites-identity`), recolouring prompts left out. "
+        "Adherence: share of the pictures in which the "
         "judge (`assets/sprites-judge`) finds all that the prompt asks for. A gap is the mean difference in the "
-        "highest adherence attained at an identity or above, over the identities that both curves cover, paired by "
-        "subject and seed. The real "
-        f"training pictures have an identity of {ceiling:.3f}.",
+        "highest adherence attained at an identity or above, over the identities that both curves cover from their "
+        "first step after training began on, paired by subject and seed. The real training pictures have an identity "
+        f"of {ceilings['identity']:.3f}; of the subjects rendered as the prompts ask, the judge finds "
+        f"{ceilings['adherence']:.3f} right.",
         "",
         *tried_section(tried, size.chosen_on),
     ]
@@ -212,13 +236,16 @@ def page(table: Table, size: "Size", *, tried: Tried, ceiling: float, command: s
         "",
         "## Similarity to the nearest training picture, last step",
         "",
+        "Of whole pictures, by `assets/sprites-vit`: 1 is a copy, background and place included.",
+        "",
         _row(["method", "nearest"]),
         "|---|---:|",
     ]
     for name, rows in table.items():
-        nearest = np.array([[np.nanmean(scores.nearest[-1]) for scores in row] for row in rows])
-        lines.append(_row([name, with_error(nearest)]))
+        lines.append(_row([name, with_error(_nearest(rows, -1))]))
     lines += [
+        _row(["untouched model", with_error(_nearest(next(iter(table.values())), 0))]),
+        _row(["held-out pictures", f"{ceilings['nearest']:.3f}"]),
         "",
         "## Gaps at equal identity",
         "",
@@ -230,20 +257,25 @@ def page(table: Table, size: "Size", *, tried: Tried, ceiling: float, command: s
     return [*lines, ""]
 
 
+def _nearest(rows: Sequence[Sequence[RunScores]], step: int) -> Array:
+    return np.array([[scores.nearest[step].mean() for scores in row] for row in rows])
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def write(
     out: Path, root: Path, size: "Size", scores: Scores, table: Table, runs: Mapping[str, "Run"], *,
-    tried: Tried, command: str,
+    tried: Tried, commits: Sequence[str], command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
     plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
     identity, adherence = all_beside_stopped(table, size.steps)[..., 0, 1:].mean((0, 1))
     draw_curves(table, {STOPPED: (identity, adherence)}).savefig(plot)
     draw_grid(root, runs, size, grid)
-    lines = page(table, size, tried=tried, ceiling=scores.ceiling(size.subjects), command=command)
+    ceilings = scores.ceilings(size.subjects)
+    lines = page(table, size, tried=tried, ceilings=ceilings, commits=commits, command=command)
     pictures = [
         "",
         f"![identity against adherence along training]({plot.name})",

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_all(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int, what: str) -> None:
-    """Calls `function(*job)` for every job, `workers` at a time; the first error is told at once.
+    """Calls `function(*job)` for every job, `workers` at a time; the first error is told at once, and ends what waits.
 
     The first job that is done says, also where no bar is shown, how long the others will take.
     """
@@ -41,8 +41,9 @@ def run_all(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, wo
                     seconds = perf_counter() - began
                     left = minutes_left(seconds, len(jobs), workers)
                     print(f"{what}: the first of {len(jobs)} took {seconds:.0f} s, about {left:.0f} minutes are left")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # an error is told now, not after all that waits
+        except BaseException as error:
+            progress.print(f"{what} ends with the jobs that are at work: {type(error).__name__}: {error}")
+            pool.shutdown(cancel_futures=True)  # none of those that wait
             raise
 
 

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.sprites.attributes import asked, shown
-from datamodules.sprites.painter import scene_as_asked
+from benchmarks.rendered_as_asked import FRESH, rendered_as_asked
+from datamodules.sprites.attributes import shown
 from datamodules.sprites.pretraining import to_pixel_values
-from datamodules.sprites.subjects import SUBJECTS, TEMPLATES
+from datamodules.sprites.subjects import SUBJECTS
 from datamodules.sprites.world import render, scene
 from metrics.attribute_adherence import attribute_adherence, score
 from metrics.sprites_judge import SpritesJudge
-
-FRESH = 2_000_003  # a seed that neither the judge nor the generator was trained on
 
 
 def main() -> None:
@@ -41,22 +39,9 @@ def main() -> None:
     show("rendered", score(judge, pictures, questions))
     show("reconstructed", score(judge, reconstruct(vae, pictures), questions))
 
-    prompts, drawn = subjects_under_prompts()
+    prompts, drawn = rendered_as_asked(list(SUBJECTS))
     show("subjects, rendered", attribute_adherence(judge, drawn, prompts))
     show("subjects, reconstructed", attribute_adherence(judge, reconstruct(vae, drawn), prompts))
-
-
-def subjects_under_prompts(copies: int = 10) -> tuple[list[str], list[NDArray[np.uint8]]]:
-    """Every subject under every evaluation prompt, `copies` times."""
-    prompts, drawn = [], []
-    for name, subject in SUBJECTS.items():
-        for number, template in enumerate(TEMPLATES):
-            prompt = " ".join(template.format(identifier="", class_word=subject.noun).split())
-            for copy in range(copies):
-                rng = np.random.default_rng([FRESH, list(SUBJECTS).index(name), number, copy])
-                prompts.append(prompt)
-                drawn.append(render(scene_as_asked(asked(prompt), rng, paint=subject.paint)))
-    return prompts, drawn
 
 
 @torch.no_grad()

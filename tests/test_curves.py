@@ -21,13 +21,14 @@ def test_attained_by_hand():
 
 
 def test_a_curve_has_no_gap_to_itself():
-    each = curve((0.0, 1.0), (0.4, 0.7), (0.3, 0.2))
+    each = curve((0.0, 1.0), (0.2, 0.7), (0.3, 0.2))
     assert mean_gap(each, each) == 0
 
 
 def test_mean_gap_by_hand():
-    # 1 − 0.5 x against 1 − x over [0, 0.6]: the mean of 0.5 x is 0.15.
-    assert mean_gap(curve((0, 1), (0.6, 0.7)), curve((0, 1), (1, 0))) == pytest.approx(0.15, abs=1e-6)
+    # 1 − 0.5 x against 1 − x over [0.2, 0.6], from the first trained points on: the mean of 0.5 x is 0.2.
+    one, other = curve((0, 1), (0.2, 0.9), (0.6, 0.7)), curve((0, 1), (0.1, 0.9), (1, 0))
+    assert mean_gap(one, other) == pytest.approx(0.2, abs=1e-6) == -mean_gap(other, one)
 
 
 def test_curves_without_a_common_range_have_no_gap():
@@ -39,14 +40,20 @@ def test_bootstrap_error_is_the_standard_error_over_subjects_where_seeds_agree()
     assert bootstrap_error(values) == pytest.approx(0.5, rel=0.05)  # (0, 1): standard deviation √½, over √2
 
 
+def test_bootstrap_error_counts_what_seeds_vary_by_once():
+    tables = np.random.default_rng(0).standard_normal((300, 4, 2))  # seeds alone vary: the mean's variance is 1 / 8
+    variances = [bootstrap_error(values, draws=500) ** 2 for values in tables]
+    assert np.mean(variances) == pytest.approx(1 / 8, rel=0.1)
+
+
 def test_one_subject_with_values_has_no_error():
     assert math.isnan(bootstrap_error(np.array([[0.0, 1.0]])))
     assert math.isnan(bootstrap_error(np.array([[0.0, 1.0], [np.nan, np.nan]])))
 
 
 def test_pairs_without_a_common_range_are_not_counted():
-    good, flat = curve((0, 1), (1, 0.5)), curve((0, 1), (0, 1))
-    worse = curve((0, 1), (2, 0))
+    good, flat = curve((0, 1), (0, 1), (1, 0.5)), curve((0, 1), (0, 1))
+    worse = curve((0, 1), (0, 1), (2, 0))
     gap = paired([[good], [flat], [good]], [[worse], [worse], [worse]])
     assert (gap.mean, gap.pairs, gap.of, gap.share) == (pytest.approx(0, abs=1e-9), 2, 3, 0.5)
     assert gap.error == 0

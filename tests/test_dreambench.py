@@ -100,5 +100,6 @@ def test_every_subject_is_trained_once_and_the_table_has_their_means(
     assert rows["DreamBooth, Stable Diffusion"] == ["0.668", "0.803", "0.305"]
 
     page = out.read_text()
+    assert "2 subjects, 2 pictures of each" in page
     dreambench.main()
     assert "0 of 2 runs are to be done" in capsys.readouterr().out and out.read_text() == page

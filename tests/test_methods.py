@@ -1,11 +1,13 @@
 """The runs of `benchmarks/methods.py`: what each is told, where it lies and what it draws."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import methods
 from benchmarks.lanes import build
 from benchmarks.methods import (
     ALIGNMENT,
@@ -94,6 +96,23 @@ def test_the_default_size_has_at_most_98_runs():
     assert {(run.method, run.settings) for run in trials(DEFAULT)} == {
         (method, name) for method, settings in SETTINGS.items() for name in settings
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "0"], "'0' is no whole number above 0"),
+        (["--seeds", "3"], "--seeds 3: --size default has 2"),
+        (["--workers", "-1"], "'-1' is no whole number above 0"),
+        (["--out", "nowhere/page.md"], "--out nowhere/page.md: there is no such folder"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_the_first_run(monkeypatch, tmp_path, capsys, options, message):
+    root = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["methods.py", "--root", str(root), *options])
+    with pytest.raises(SystemExit):
+        methods.main()
+    assert message in capsys.readouterr().err and not root.exists()
 
 
 @pytest.mark.parametrize("rate", [0, 1e-2])

@@ -67,14 +67,23 @@ def test_steps_are_chosen_on_the_first_copies_and_scored_on_the_others():
     apt, dreambooth = run([0, 0.3, 0.5, 0.6, 0.6], [0.9, 0.85, 0.8, 0.7, 0.6]), wobble()
     apt.adherence[3:, :, 1] = 1  # of the copies that nothing is chosen on
     dreambooth.adherence[..., 1] -= 0.1
-    expected = [[100, 0.4, 0.8], [300, 0.7, 0.2], [100, 0.5, 0.8]]
+    expected = [[100, 0.4, 0.8], [300, 0.7, 0.2], [100, 0.5, 0.8], [100, 0.4, 0.8]]
     assert beside_stopped(apt, dreambooth, STEPS) == pytest.approx(np.array(expected))
 
 
 def test_what_never_reaches_the_stopped_identity_has_no_figures_beside_it():
     apt, dreambooth = run([0, 0.1, 0.1, 0.1, 0.1], [0.9] * 5), run([0, 0.2, 0.4, 0.6, 0.7], [0.9] * 5)
     beside = beside_stopped(apt, dreambooth, STEPS)
-    assert np.isnan(beside[2]).all() and np.isfinite(beside[:2]).all()
+    assert np.isnan(beside[2]).all() and np.isfinite(beside[[0, 1, 3]]).all()
+
+
+def test_dreambooth_has_no_lead_over_its_own_best_step():
+    """It levels off at 0.6 while adherence falls: the rule, which stops late, has less than the best such step."""
+    late = run([0, 0.6, 0.6, 0.6, 0.6], [0.9, 0.88, 0.86, 0.84, 0.82])
+    late.shares[:] = 0.9
+    kept, _, apt, best = beside_stopped(late, late, STEPS)
+    assert kept.tolist() == pytest.approx([300, 0.6, 0.82])
+    assert apt.tolist() == best.tolist() == pytest.approx([50, 0.6, 0.88])
 
 
 def table_of_two():
@@ -88,12 +97,12 @@ SIZE = replace(DEFAULT, subjects=("heart_face", "star_badge"), seeds=1, steps=ST
 
 def test_the_stopped_dreambooth_stands_beside_its_last_step_and_apt():
     lines = stopped_section(table_of_two(), SIZE)
-    assert lines[-5].count("|") == lines[-4].count("|") == 11
+    assert lines[-5].count("|") == lines[-4].count("|") == 12
     assert lines[-3:] == [
-        "| heart_face | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | 100 | 0.500 | 0.800 |",
-        "| star_badge | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | – | – | – |",
+        "| heart_face | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | 100 | 0.500 | 0.800 | 0.900 |",
+        "| star_badge | 0 | 100 | 0.400 | 0.900 | 0.700 | 0.300 | – | – | – | 0.900 |",
         "| mean |  |  | 0.400 ± 0.000 | 0.900 ± 0.000 | 0.700 ± 0.000 | 0.300 ± 0.000 |  "
-        "| 0.500 (no error from so few) | 0.800 (no error from so few) |",
+        "| 0.500 (no error from so few) | 0.800 (no error from so few) | 0.900 ± 0.000 |",
     ]
 
 
@@ -109,7 +118,11 @@ def test_the_settings_with_the_largest_area_are_chosen_of_each_method():
         "| APT | defaults | 0.400 | 0.500 | 0.800 |",
         "| APT | none | 0.200 | 0.500 | 0.400 |",
     ]
-    text = page(table_of_two(), SIZE, tried=tried, ceiling=0.9, command="python benchmarks/methods.py")
+    ceilings = {"identity": 0.9, "adherence": 0.99, "nearest": 0.8}
+    command = "python benchmarks/methods.py"
+    text = page(table_of_two(), SIZE, tried=tried, ceilings=ceilings, commits=["abc", "def"], command=command)
+    assert any("with runs of abc and def" in line and "the judge finds 0.990 right" in line for line in text)
+    assert "| untouched model | 0.000 ± 0.000 |" in text and "| held-out pictures | 0.800 |" in text
     assert [line for line in text if line.startswith("#")] == [
         "# APT and what it is measured against",
         "## Identity along training",
@@ -128,15 +141,28 @@ def test_the_plot_has_a_curve_for_each_method_and_a_mark_where_dreambooth_is_sto
     assert data["APT"][1] == pytest.approx([0.2, 0.875])  # the mean of (0.3, 0.85) and (0.1, 0.9)
 
 
-@pytest.mark.parametrize(("level", "words"), [(0.9, "keeps more"), (0.1, "keeps less"), (None, "does not keep more")])
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        (0.9, "keeps more adherence than"),
+        (0.1, "keeps less adherence than"),
+        (None, "cannot be told apart from"),
+    ],
+)
 def test_verdict_says_what_the_gap_is(level, words):
     falling = [0.9, 0.8, 0.7, 0.5, 0.3]
     identity = [0, 0.2, 0.4, 0.6, 0.7]
     other = falling if level is None else [0.9, *[level] * 4]
     table = {name: [[run(identity, other if name == "APT" else falling)]] * 2 for name in METHODS}
     text = verdict(table, STEPS)
-    assert f"APT {words} adherence than DreamBooth" in text
+    assert f"At equal identity APT {words} DreamBooth, by two" in text
     assert "identity 0.700 ± 0.000 up" in text
+
+
+def test_verdict_without_a_common_range_claims_nothing():
+    table = {name: [[run([0, 0.2, 0.4, 0.6, 0.7], [0.9] * 5)]] * 2 for name in METHODS}
+    table["APT"] = [[run([0, 0.1, 0.1, 0.1, 0.1], [0.9] * 5)]] * 2
+    assert "APT cannot be told apart from DreamBooth, by two standard errors: no common range" in verdict(table, STEPS)
 
 
 def test_a_mean_of_one_value_has_no_error():

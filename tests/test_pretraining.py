@@ -51,18 +51,12 @@ def test_vae_then_stable_diffusion(pretrain, tmp_path):
     pretrain("sd", few, *models, "module.unet.block_out_channels=[16,16,16]")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
     assert pipeline("a red heart", num_inference_steps=1).images[0].size == (64, 64)
-    textures = [few, "datamodule.num_textured=8", *models[:2], "module.unet.block_out_channels=[16,16,16]"]
-    for export, learned in (("same", "1e-30"), ("textures", "1e-2")):
-        goes_on = [f"module.pretrained='{tmp_path}/sd'", f"module.export_dir='{tmp_path}/{export}'"]
-        rates = [
-            f"module.optimizer.lr={learned}",
-            f"module.text_encoder_lr={learned}",
-            "module.optimizer.weight_decay=0",
-        ]
-        pretrain("sd_textures", *textures, *goes_on, *rates)
-        unet = StableDiffusionPipeline.from_pretrained(tmp_path / export).unet.state_dict()
-        unchanged = [torch.equal(unet[name], weight) for name, weight in pipeline.unet.state_dict().items()]
-        assert all(unchanged) if export == "same" else not any(unchanged)  # it goes on from there, and goes on learning
+    slow = ["module.optimizer.lr=1e-6", "module.text_encoder_lr=1e-6", "seed=1"]  # another seed draws another UNet
+    goes_on = [f"module.pretrained='{tmp_path}/sd'", f"module.export_dir='{tmp_path}/textures'"]
+    sizes = [few, "datamodule.num_textured=8", "module.unet.block_out_channels=[16,16,16]"]
+    pretrain("sd_textures", *sizes, *models[:2], *goes_on, *slow)
+    weights = StableDiffusionPipeline.from_pretrained(tmp_path / "textures").unet.state_dict()
+    torch.testing.assert_close(weights, pipeline.unet.state_dict(), atol=1e-3, rtol=1e-2)
     with pytest.raises(Exception, match="holds a model already"):
         pretrain("vae", *vae)
 
