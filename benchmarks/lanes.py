@@ -119,8 +119,13 @@ def timed(
 
 
 def compose_run(overrides: list[str]) -> DictConfig:
-    """The config that `python run.py <overrides>` would run, in a temporary run folder."""
-    return composed(Path(tempfile.mkdtemp(prefix="step_cost_")), overrides)
+    """The config that `python run.py <overrides>` would run, in a run folder that ends with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="holdfast_")
+    _FOLDERS.append(folder)
+    return composed(Path(folder.name), overrides)
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # one that nobody refers to is removed
 
 
 def build(cfg: DictConfig, *lanes: L.Callback) -> tuple[DictConfig, Any, Any, L.Trainer]:

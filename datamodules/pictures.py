@@ -13,22 +13,24 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 T = TypeVar("T")
 
 
-def picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path, *, key: str = "data.root") -> list[Path]:
     """The pictures in `folder` itself, by suffix, in natural order ("2.png" before "10.png"); at least one.
+
+    Args:
+        folder: searched without its subfolders.
+        key: the one that names the folder, for messages.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: it is not a folder, or holds no picture.
     """
     if not folder.exists():
-        raise FileNotFoundError(
-            f"{folder}: there is no such folder; set data.root to the folder that holds the pictures"
-        )
+        raise FileNotFoundError(f"{folder}: there is no such folder; set {key} to the folder that holds the pictures")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: this is a file; set data.root to the folder that holds the pictures")
+        raise ValueError(f"{folder}: this is a file; set {key} to the folder that holds the pictures")
     if not (files := visible_files(folder, SUFFIXES)):
         suffixes = ", ".join(SUFFIXES)
-        raise ValueError(f"{folder}: no readable picture, for no file ends in {suffixes}; add some or change data.root")
+        raise ValueError(f"{folder}: no readable picture, for no file ends in {suffixes}; add some or change {key}")
     return files
 
 

@@ -17,7 +17,7 @@ Arrays = Sequence[NDArray[np.uint8]]
 def background_figure(
     subject: Subject, *, tuned: Arrays, base: Arrays, prompts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """`background_adherence` of the pictures whose prompts name a background of the Sprites world.
+    """`background_adherence` of the pictures whose prompts name a background of the Sprites world, if any does.
 
     Args:
         tuned, base: pictures `[H, W, 3]`, one for each prompt.
@@ -25,6 +25,8 @@ def background_figure(
     """
     real = [np.asarray(each.image) for each in subject.heldout], [each.prompts.prior for each in subject.heldout]
     figure = means(BackgroundAdherence(), {"tuned": (tuned, prompts), "base": (base, prompts), "reference": real})
+    if figure["tuned"] is None:
+        return {}
     if figure["reference"] is None:
         figure["no_reference"] = "no held-out picture's prompt names a background"
     return {

@@ -108,6 +108,10 @@ class SampleEvaluation(Callback):
         if is_due and step > 0 and step not in self._steps:  # with accumulated gradients a step takes several batches
             self._check(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step not in self._steps:  # it ended otherwise, by max_time or max_epochs
+            self._check(trainer, pl_module)
+
     def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         adherence: list[float] = []

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.pictures import picture_files, read_pictures
+from datamodules.pictures import check_picture, picture_files, read_picture, reason
 from datamodules.subject import Subject
 from metrics.backbone import Backbone
 from metrics.embeddings import Embeddings
@@ -44,11 +44,16 @@ class DistributionMetric(BackboneMetric):
         self._pictures: list[Any] = []
 
     def check(self, *, num_pictures: int, images_per_prompt: int) -> None:
-        """Also refuses too few pictures, and features of another number; see `PictureMetric.check`."""
-        given = len(picture_files(Path(self.real).expanduser()))
+        """Also refuses broken or too few pictures, and features of another number; see `PictureMetric.check`."""
+        files = picture_files(Path(self.real).expanduser(), key=f"evaluation.metrics.{self.name}.real")
+        for path in files:
+            try:
+                check_picture(path)
+            except Exception as error:  # whatever Pillow raises on broken bytes
+                raise ValueError(f"{path}, of real={self.real}, cannot be read ({reason(error)}): remove it") from error
         for count, what, mend in (
             (num_pictures, "are drawn", "raise evaluation.images_per_prompt or max_prompts"),
-            (given, f"lie in real={self.real}", "give a folder of more"),
+            (len(files), f"lie in real={self.real}", "give a folder of more"),
         ):
             if count < self.at_least:
                 raise ValueError(
@@ -65,7 +70,7 @@ class DistributionMetric(BackboneMetric):
 
     def look(self, drawn: Drawn, subject: Subject, embeddings: Embeddings) -> int:
         if not self._pictures:
-            self._pictures = [each for _, each in read_pictures(Path(self.real).expanduser(), skip_broken=False)]
+            self._pictures = [read_picture(path) for path in picture_files(Path(self.real).expanduser())]
         self.update(self.embed(embeddings, self._pictures), real=True)
         self.update(self.embed(embeddings, drawn.pictures), real=False)
         return len(drawn.pictures)

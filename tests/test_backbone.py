@@ -141,6 +141,17 @@ def test_too_few_pictures_for_a_distribution_are_refused(tmp_path):
         FID(backbone=VIT, weights=None, real=str(tmp_path), num_features=96).check(num_pictures=99, images_per_prompt=1)
 
 
+def test_a_distribution_s_broken_picture_is_refused_by_its_own_key(tmp_path):
+    photo(8, 8).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    fid = FID(backbone=VIT, weights=None, real=str(tmp_path), num_features=2)
+    with pytest.raises(ValueError, match=r"1\.png, of real=.*, cannot be read"):
+        fid.check(num_pictures=9, images_per_prompt=1)
+    nowhere = FID(backbone=VIT, weights=None, real=str(tmp_path / "nowhere"), num_features=2)
+    with pytest.raises(FileNotFoundError, match=r"set evaluation\.metrics\.fid\.real to the folder"):
+        nowhere.check(num_pictures=9, images_per_prompt=1)
+
+
 def kid_of(folder, *, subset_size, num_features):
     return KID(
         backbone=VIT, weights=None, real=str(folder), num_features=num_features, subset_size=subset_size, seed=0

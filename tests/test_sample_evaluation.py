@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from safetensors.torch import load_file
@@ -81,6 +82,20 @@ def test_the_training_does_not_notice(monkeypatch, tiny_sd, tmp_path, experiment
     assert figures["heldout/identity"][0][1] != figures["heldout/identity"][-1][1]
     with Image.open(drawn / "samples/training.png") as strip:
         assert strip.height > 3 * TILE and strip.width > 4 * TILE
+
+
+class EndsEarly(Callback):
+    """As `trainer.max_time` would, at a known step."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop = trainer.global_step == 3
+
+
+def test_the_end_is_looked_at_however_the_training_ends(monkeypatch, tiny_sd, tmp_path):
+    ends = f"+callbacks.ends_early._target_={EndsEarly.__module__}.EndsEarly"
+    drawn = train(monkeypatch, tiny_sd, tmp_path / "drawn", "experiment=dreambooth", *BASE, *DRAWN, ends, steps=8)
+    points = read_metrics(drawn / "metrics.csv")["heldout/attribute_adherence"]
+    assert [step for step, _ in points] == [0, 1, 2]  # before the first step, after the 2nd and the third, the last
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
