@@ -1,11 +1,13 @@
 """Quality of the embedded model: `python benchmarks/sprites_quality.py`, the figures of its model card.
 
 PSNR of the autoencoder on fresh pictures of the world, of wild scenes and of the subjects; background and attribute
-adherence over samples of random prompts, the latter as the judge reads them; a grid of samples to look at.
+adherence over samples of random prompts, the latter as the judge reads them, and what it takes textures for; a grid of
+samples to look at.
 """
 
 import argparse
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from datamodules.sprites.attributes import asked
 from datamodules.sprites.captions import caption
 from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.subjects import SUBJECTS, sprite_subject
@@ -57,13 +60,28 @@ def main() -> None:
     arrays = [np.asarray(picture) for picture in drawn]
     print(f"background colour right: {background_adherence(arrays, prompts):.1%} of {len(prompts)} samples")
     named = times_named(prompts)
-    for name, share in attribute_adherence(SpritesJudge.from_pretrained(arguments.judge), arrays, prompts).items():
+    judge = SpritesJudge.from_pretrained(arguments.judge)
+    for name, share in attribute_adherence(judge, arrays, prompts).items():
         print(f"{name} right: {share:.1%} of the {named[name]} samples whose prompt names it")
+    for texture, read in textures_read(judge, arrays, prompts).items():
+        print(f"{texture}, of lone objects: read as {', '.join(f'{name} {n}' for name, n in read.most_common())}")
     Path(arguments.grid).parent.mkdir(parents=True, exist_ok=True)
     grid(drawn[:48]).save(arguments.grid)
     for start in range(0, 48, 8):
         print(" | ".join(prompts[start : start + 8]))
     print(f"the first 48 samples, in this order, lie in {arguments.grid}")
+
+
+def textures_read(
+    judge: SpritesJudge, pictures: list[NDArray[np.uint8]], prompts: list[str]
+) -> dict[str, Counter[str]]:
+    """How often each texture that is asked of a lone object was read as which, where the judge sees one object too."""
+    read: dict[str, Counter[str]] = defaultdict(Counter)
+    for prompt, seen in zip(prompts, judge.read(pictures), strict=True):
+        objects = asked(prompt).objects
+        if len(objects) == len(seen) == 1 and objects[0].texture:
+            read[objects[0].texture][seen[0].texture] += 1
+    return dict(read)
 
 
 def fresh_pictures() -> dict[str, list[NDArray[np.uint8]]]:
