@@ -132,20 +132,34 @@ class Run:
 
 
 class DrawAlong(L.Callback):
-    """Draws the same prompts from the same noise at some of the steps, into `<folder>/<step>/<prompt>-<copy>.png`."""
+    """Draws the same prompts from the same noise at some of the steps, into `<folder>/<step>/<prompt>-<copy>.png`.
 
-    def __init__(self, folder: Path, size: Size) -> None:
-        self.folder, self.size = folder, size
+    Args:
+        folder: of the run.
+        untouched: of what the untouched model draws, which is the same for all runs of a subject.
+        size: at which steps, and how much.
+    """
+
+    def __init__(self, folder: Path, untouched: Path, size: Size) -> None:
+        self.folder, self.untouched, self.size = folder, untouched, size
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        if 0 in self.size.steps:
-            self._draw(module, 0)
+        if 0 not in self.size.steps:
+            return
+        if not self.untouched.is_dir():
+            mine = self.untouched.with_name(f"{self.untouched.name}-{os.getpid()}")  # others may be at it as well
+            self._draw(module, mine)
+            try:
+                mine.rename(self.untouched)
+            except OSError:  # another run was first
+                shutil.rmtree(mine)
+        shutil.copytree(self.untouched, self.folder / "0")
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
         if trainer.global_step in self.size.steps:
-            self._draw(module, trainer.global_step)
+            self._draw(module, self.folder / f"{trainer.global_step}")
 
-    def _draw(self, module: Any, step: int) -> None:
+    def _draw(self, module: Any, folder: Path) -> None:
         from lightning_modules.guidance import ClassifierFreeGuidance
         from lightning_modules.sampling import sample_guided
 
@@ -153,10 +167,10 @@ class DrawAlong(L.Callback):
         repeated = [pair for pair in pairs for _ in range(self.size.pictures)]
         seeds = [copy for _ in pairs for copy in range(self.size.pictures)]
         pictures, _ = sample_guided(module.model, repeated, ClassifierFreeGuidance(), seeds=seeds, description=None)
-        (self.folder / f"{step}").mkdir(parents=True)
+        folder.mkdir(parents=True)
         for number, picture in enumerate(pictures):
             prompt, copy = divmod(number, self.size.pictures)
-            picture.save(self.folder / f"{step}" / f"{prompt:02d}-{copy}.png")
+            picture.save(folder / f"{prompt:02d}-{copy}.png")
 
 
 def train(run: Run, root: Path, size: Size) -> None:
@@ -177,7 +191,8 @@ def train(run: Run, root: Path, size: Size) -> None:
         "+trainer.enable_checkpointing=false", f"model.num_inference_steps={size.denoising_steps}",
         f"module.class_image_dir='{root / 'class_images'}'",
     ]  # fmt: skip
-    _, module, datamodule, trainer = build(compose_run(overrides), DrawAlong(unfinished, size))
+    draw_along = DrawAlong(unfinished, root / "untouched" / run.subject, size)
+    _, module, datamodule, trainer = build(compose_run(overrides), draw_along)
     trainer.fit(module, datamodule=datamodule)
     if missing := [step for step in size.steps if not (unfinished / f"{step}").is_dir()]:
         raise RuntimeError(f"{folder}: nothing was drawn at steps {missing}")

@@ -118,14 +118,15 @@ def test_options_that_cannot_be_are_refused_before_the_first_run(monkeypatch, tm
 @pytest.mark.parametrize("rate", [0, 1e-2])
 def test_the_same_pictures_are_drawn_at_the_steps_that_are_asked_for(tiny_sd, tmp_path, rate):
     size = replace(DEFAULT, prompts=2, pictures=2, steps=(0, 2))
-    drawn = tmp_path / "drawn"
+    drawn, untouched = tmp_path / "drawn", tmp_path / "untouched" / "heart_face"
     run_dir = tmp_path / "run"
     aside = ["~callbacks.model_checkpoint", "~callbacks.trainable_check", "+trainer.enable_checkpointing=false"]
     overrides = ["experiment=dreambooth", *cheap(tiny_sd, run_dir, steps=3), f"optimizer.lr={rate}", *aside]
     cfg = compose(run_dir, *overrides)
-    _, module, datamodule, trainer = build(cfg, DrawAlong(drawn, size))
+    _, module, datamodule, trainer = build(cfg, DrawAlong(drawn, untouched, size))
     trainer.fit(module, datamodule=datamodule)
     assert sorted(path.name for path in drawn.iterdir()) == ["0", "2"]
+    assert sorted(path.name for path in untouched.parent.iterdir()) == ["heart_face"]
     names = ["00-0.png", "00-1.png", "01-0.png", "01-1.png"]
     assert all(sorted(path.name for path in step.iterdir()) == names for step in drawn.iterdir())
     before, after = (np.stack([np.asarray(Image.open(drawn / step / name)) for name in names]) for step in ("0", "2"))
