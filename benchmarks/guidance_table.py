@@ -57,8 +57,6 @@ def write(
         for label, names in lines.items()
     }
     plot, grid = (out.with_name(f"{out.stem}_guidance{kind}.png") for kind in ("", "_grid"))
-    draw_front(found, lines, plot)
-    draw_grid(root / subjects[0], variants, grid)
     page = [
         "# Guidance: identity against prompt adherence",
         "",
@@ -95,6 +93,8 @@ def write(
         *(f"| {label} | {with_error(values, 3)} |" for label, values in areas.items()),
         "",
     ]
+    draw_front(found, lines, plot)  # behind the page, which names a commit: git is dirty from here on
+    draw_grid(root / subjects[0], variants, grid)
     write_section(out, page, first=False)
 
 

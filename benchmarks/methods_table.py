@@ -270,12 +270,14 @@ def write(
     tried: Tried, commits: Sequence[str], command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
+    ceilings = scores.ceilings(size.subjects)
+    lines = page(
+        table, size, tried=tried, ceilings=ceilings, commits=commits, command=command
+    )  # names a commit: git is dirty below
     plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
     identity, adherence = all_beside_stopped(table, size.steps)[..., 0, 1:].mean((0, 1))
     draw_curves(table, {STOPPED: (identity, adherence)}).savefig(plot)
     draw_grid(root, runs, size, grid)
-    ceilings = scores.ceilings(size.subjects)
-    lines = page(table, size, tried=tried, ceilings=ceilings, commits=commits, command=command)
     pictures = [
         "",
         f"![identity against adherence along training]({plot.name})",
