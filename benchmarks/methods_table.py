@@ -175,6 +175,19 @@ def stopped_section(table: Table, size: "Size") -> list[str]:
     ]
 
 
+def settings_said(tried: Tried) -> str:
+    """How far settings change what a method's curve dominates, in a sentence: they may be why a part is of no use."""
+    ranges = []
+    for method, settings in tried.items():
+        areas = {name: float(np.mean([area(scores) for scores in runs])) for name, runs in settings.items()}
+        low, *between, high = sorted(areas, key=lambda name: areas[name])
+        beside = f", with the defaults {areas['defaults']:.3f}" if "defaults" in between else ""
+        ranges.append(f"{method} from {areas[low]:.3f} ({low}) to {areas[high]:.3f} ({high}){beside}")
+    return (
+        f"By their settings, the area that a curve dominates on subjects of their own goes, of {'; of '.join(ranges)}."
+    )
+
+
 def tried_section(tried: Tried, chosen_on: Sequence[str]) -> list[str]:
     """Which settings were tried, with means over the subjects that they were chosen on, and which were chosen."""
     chosen = [f"of {method} **{chosen_settings(settings)}**" for method, settings in tried.items()]
@@ -207,7 +220,7 @@ def page(
     lines = [
         "# APT and what it is measured against",
         "",
-        verdict(table, size.steps),
+        f"{verdict(table, size.steps)} {settings_said(tried)}",
         "",
         f"`{command}`, commit {provenance()['git_commit']}, with runs of {' and '.join(commits)}. "
         f"{len(size.subjects)} subjects "
@@ -271,9 +284,8 @@ def write(
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
     ceilings = scores.ceilings(size.subjects)
-    lines = page(
-        table, size, tried=tried, ceilings=ceilings, commits=commits, command=command
-    )  # names a commit: git is dirty below
+    # Before the pictures, which make git's checkout dirty: the page names its commit.
+    lines = page(table, size, tried=tried, ceilings=ceilings, commits=commits, command=command)
     plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
     identity, adherence = all_beside_stopped(table, size.steps)[..., 0, 1:].mean((0, 1))
     draw_curves(table, {STOPPED: (identity, adherence)}).savefig(plot)

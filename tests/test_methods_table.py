@@ -13,6 +13,7 @@ from benchmarks.methods_table import (
     beside_stopped,
     chosen_settings,
     page,
+    settings_said,
     stopped,
     stopped_section,
     tried_section,
@@ -110,6 +111,9 @@ def test_the_settings_with_the_largest_area_are_chosen_of_each_method():
     good, bad = run([0, 0.5, 0.5, 0.5, 0.5], [0.8] * 5), run([0, 0.5, 0.5, 0.5, 0.5], [0.4] * 5)
     tried = {"DreamBooth + prior": {"weight 1": [bad], "weight 3": [good]}, "APT": {"defaults": [good], "none": [bad]}}
     assert [chosen_settings(each) for each in tried.values()] == ["weight 3", "defaults"]
+    assert "of APT from 0.200 (none) to 0.400 (defaults)." in settings_said(tried)
+    middle = {"APT": {"defaults": [bad], "none": [run([0] * 5, [0.4] * 5)], "more": [good]}}
+    assert settings_said(middle).endswith("of APT from 0.000 (none) to 0.400 (more), with the defaults 0.200.")
     lines = tried_section(tried, ["square_bolt"])
     assert "of DreamBooth + prior **weight 3**, of APT **defaults**" in lines[0]
     assert lines[4:] == [
