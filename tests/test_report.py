@@ -191,6 +191,13 @@ def test_a_classifier_s_page_shows_its_attention_as_it_is_and_nothing_of_a_subje
         assert text not in page.text
 
 
+def test_why_there_is_no_real_figure_is_shown_and_never_run(bare: Path) -> None:
+    metrics = {"a": {"tuned": 0.1, "reference": None, "no_reference": EVIL}, "b": {"tuned": 0.2, "reference": 0.9}}
+    (bare / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+    page = _Page(write_report(bare, force=False))
+    assert f"no real figure: {EVIL}" in page.text and "script" not in {tag for tag, _ in page.tags}
+
+
 def test_names_of_classes_are_shown_and_never_run(classifier: Path) -> None:
     page = _Page(write_report(classifier, force=False))
     assert "script" not in {tag for tag, _ in page.tags}
