@@ -19,7 +19,6 @@ STEPS, WINDOW, STOPS = 400, 16, (25, 50, 100, 200, 400)
 TERMS = ("attention_alignment", "representation_stabilization")
 LOOK_ON = [
     "experiment=apt_dreambooth",
-    "data.subject=square_bolt",  # of those that benchmarks/methods.py chooses on, not of those that it reports
     "logger=csv",
     f"trainer.max_steps={STEPS}",
     "+trainer.limit_val_batches=0",
