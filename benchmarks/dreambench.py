@@ -65,7 +65,7 @@ def table(figures: Mapping[str, Sequence[Figures]]) -> list[str]:
     return lines
 
 
-def pictures_drawn(figures: Figures) -> str:
+def pictures_drawn(figures: Mapping[str, Sequence[Figures]]) -> str:
     """How many pictures of a subject the figures are over: what `counts` says, from the fewest to the most."""
     every = [each for runs in figures.values() for run in runs for each in run.values()]
     counts = {each["counts"]["tuned"] for each in every if each.get("tuned") is not None}

@@ -18,10 +18,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.draw_along import DrawAlong
 from benchmarks.pool import claim, recipe_hash, run_all
 
 ROOT = Path(__file__).parents[1]
@@ -129,48 +128,6 @@ class Run:
         return [
             f"experiment={experiment}", *dropped, *settings, f"data.subject={self.subject}", f"seed={self.seed}"
         ]  # fmt: skip
-
-
-class DrawAlong(L.Callback):
-    """Draws the same prompts from the same noise at some of the steps, into `<folder>/<step>/<prompt>-<copy>.png`.
-
-    Args:
-        folder: of the run.
-        untouched: of what the untouched model draws, which is the same for all runs of a subject.
-        size: at which steps, and how much.
-    """
-
-    def __init__(self, folder: Path, untouched: Path, size: Size) -> None:
-        self.folder, self.untouched, self.size = folder, untouched, size
-
-    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        if 0 not in self.size.steps:
-            return
-        if not self.untouched.is_dir():
-            mine = self.untouched.with_name(f"{self.untouched.name}-{os.getpid()}")  # others may be at it as well
-            self._draw(module, mine)
-            try:
-                mine.rename(self.untouched)
-            except OSError:  # another run was first
-                shutil.rmtree(mine)
-        shutil.copytree(self.untouched, self.folder / "0")
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
-        if trainer.global_step in self.size.steps:
-            self._draw(module, self.folder / f"{trainer.global_step}")
-
-    def _draw(self, module: Any, folder: Path) -> None:
-        from lightning_modules.guidance import ClassifierFreeGuidance
-        from lightning_modules.sampling import sample_guided
-
-        pairs = module.trainer.datamodule.subject.evaluation_prompts[: self.size.prompts]
-        repeated = [pair for pair in pairs for _ in range(self.size.pictures)]
-        seeds = [copy for _ in pairs for copy in range(self.size.pictures)]
-        pictures, _ = sample_guided(module.model, repeated, ClassifierFreeGuidance(), seeds=seeds, description=None)
-        folder.mkdir(parents=True)
-        for number, picture in enumerate(pictures):
-            prompt, copy = divmod(number, self.size.pictures)
-            picture.save(folder / f"{prompt:02d}-{copy}.png")
 
 
 def train(run: Run, root: Path, size: Size) -> None:

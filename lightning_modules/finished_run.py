@@ -107,7 +107,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     if not is_classifier(run_cfg.model):
         run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
         run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
-        run_cfg.model.setdefault("indicator_augmentation", cfg.model.get("indicator_augmentation", True))
+        run_cfg.model.setdefault("indicator_augmentation", True)  # runs of before it was the model's choice
     overrides = [override.removeprefix("+").removeprefix("+") for override in HydraConfig.get().overrides.task]
     is_replaced = any(override.startswith("guidance=") for override in overrides)
     for override in overrides:

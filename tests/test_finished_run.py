@@ -71,7 +71,7 @@ def test_a_run_of_before_there_was_a_choice_has_the_default_guidance(tmp_path):
 
 
 def test_a_run_of_before_augmentation_was_the_model_s_choice_is_loaded(tmp_path):
-    assert "indicator_augmentation" in overridden(tmp_path).model
+    assert overridden(tmp_path).model.indicator_augmentation is True
 
 
 def test_a_classifier_is_not_guided(tmp_path):

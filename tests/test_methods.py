@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import methods
+from benchmarks.draw_along import DrawAlong
 from benchmarks.lanes import build
 from benchmarks.methods import (
     ALIGNMENT,
@@ -16,7 +17,6 @@ from benchmarks.methods import (
     METHODS,
     SETTINGS,
     STABILIZATION,
-    DrawAlong,
     Run,
     runs,
     trials,
