@@ -8,6 +8,7 @@ check:
 	python -m ruff check .
 	python -m ruff format --check .
 	python -m mypy
+	lint-imports
 
 test:
 	python -m pytest -n 2

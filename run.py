@@ -19,8 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lightning_modules.check import check, nodes
-from lightning_modules.finished_run import (
+from checks.config import check, nodes
+from checks.finished_run import (
     evaluation_of,
     finished_run,
     is_classifier,
@@ -30,7 +30,7 @@ from lightning_modules.finished_run import (
     runs_to_draw_with,
     steps_of,
 )
-from lightning_modules.run_folder import refuse_existing, refuse_other_run, refuse_used
+from checks.run_folder import refuse_existing, refuse_other_run, refuse_used
 
 # lightning 2.6 copies an old torch.utils._pytree, which every Trainer warns of.
 warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
@@ -73,8 +73,8 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
 
     import lightning.pytorch as L
 
-    from lightning_modules.adherence_stopping import adherence_stopping
-    from lightning_modules.node_arguments import check_nodes
+    from callbacks.adherence_stopping import adherence_stopping
+    from checks.arguments import check_nodes
     from report.metrics_csv import MetricsCSV, carry_over
     from report.provenance import provenance, write_provenance
 
@@ -151,9 +151,9 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
     if not run_cfg.guidance:
         raise ValueError("guidance=null draws nothing: guidance=cfg is classifier-free guidance")
 
-    from lightning_modules.merged_adapters import load_merged
-    from lightning_modules.pipeline_folder import check_pipeline_folder
-    from lightning_modules.sample_folder import sample_to_folder
+    from checks.folders import check_pipeline_folder
+    from evaluation.samples import sample_to_folder
+    from models.adapters import load_merged
 
     check_pipeline_folder(run_cfg.model.pretrained)
     guidance = instantiate(run_cfg.guidance)
@@ -196,7 +196,7 @@ def _load(run_cfg: DictConfig) -> tuple[Any, Any]:
     """The pretrained model, on the accelerator that the run was trained on, and the adapter to load into it."""
     import torch
 
-    from lightning_modules.learned_token import TunedWithToken
+    from models.tokens.settings import TunedWithToken
 
     model = instantiate(run_cfg.model)
     if run_cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available():

@@ -1,4 +1,4 @@
-"""What APT leaves open, measured on a model: `python benchmarks/apt_defaults.py [run.py overrides]`.
+"""What APT leaves open, measured on a model: `python -m benchmarks.apt_defaults [run.py overrides]`.
 
 Trains plain DreamBooth while APT's parts only look on. Prints, at some steps, the gap `EMA[ℓ_ref] − EMA[ℓ_θ]` of each
 timestep bin, and each regulariser's gradient norm at weight 1 over the denoising gradient's, averaged over 16 steps.
@@ -12,8 +12,9 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lanes import build, compose_run
 from torch import Tensor
+
+from benchmarks.shared.lanes import build, compose_run
 
 STEPS, WINDOW, STOPS = 400, 16, (25, 50, 100, 200, 400)
 TERMS = ("attention_alignment", "representation_stabilization")

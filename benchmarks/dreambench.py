@@ -1,4 +1,4 @@
-"""DreamBench: `python benchmarks/dreambench.py --root <dataset> [run.py overrides]` writes a table of its figures.
+"""DreamBench: `python -m benchmarks.dreambench --root <dataset> [run.py overrides]` writes a table of its figures.
 
 Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (METHODS.md
 §5), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the hub or from
@@ -15,9 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.pool import claim, fit, recipe_hash, run_all
+from benchmarks.shared.pool import claim, fit, recipe_hash, run_all
 from datamodules.dreambooth import TABLE, read_prompt_table
 from report.provenance import provenance
 
@@ -135,7 +133,7 @@ def main() -> None:
         ]
         for experiment in options.experiments
     }
-    command = " ".join(["python benchmarks/dreambench.py", *sys.argv[1:]])
+    command = " ".join(["python -m benchmarks.dreambench", *sys.argv[1:]])
     page = [
         "# DreamBench", "",
         f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, {pictures_drawn(figures)} "

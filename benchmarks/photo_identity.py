@@ -1,4 +1,4 @@
-"""How well identity is told on photographs: `python benchmarks/photo_identity.py`, which writes docs/photo_identity.md.
+"""How well identity is told on photographs: `python -m benchmarks.photo_identity`, which writes docs/photo_identity.md.
 
 Every two photographs of the DreamBooth dataset are compared by the cosine that `image_similarity` is the mean of. The
 figure is the share of pairs of one subject that score higher than pairs of two (area under the ROC curve, 1 is perfect,
@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from checks.backbones import HUB
 from datamodules.dreambooth import TABLE, read_prompt_table
 from datamodules.pictures import read_pictures
 from metrics.backbone import Backbone
-from metrics.backbone_source import HUB
 from report.provenance import provenance
 
 ROOT = Path(__file__).parents[1]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from models.columns import TokenColumns
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -48,19 +50,6 @@ class ModelPass:
 
     prediction: Tensor
     captured: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenColumns:
-    """For each of the two prompts, the group that every column of its attention maps belongs to.
-
-    Args:
-        student: int64 `[rows, tokens]`, group number of each column of the student's maps.
-        reference: int64 `[rows, tokens]`, likewise for the frozen model's; equal numbers mean equal words.
-    """
-
-    student: Tensor
-    reference: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

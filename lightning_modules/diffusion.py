@@ -10,23 +10,22 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from callbacks.capture import Capture
 from callbacks.regularizer import Regularizer
-from callbacks.step import DiffusionStep, ModelPass, TokenColumns
+from callbacks.step import DiffusionStep, ModelPass
+from checks.values import check_noise_offset
+from datamodules import draws
+from datamodules.draws import DrawStream
 from datamodules.stream import epoch_order
 from datamodules.subject import Subject
-from lightning_modules import draws
-from lightning_modules.adapter import Adapter
-from lightning_modules.class_images import class_images
-from lightning_modules.common_identifier import warn_of_common_identifier
-from lightning_modules.draws import DrawStream
-from lightning_modules.learned_token import LearnedToken
-from lightning_modules.offset_noise import check_noise_offset
 from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
-from lightning_modules.stable_diffusion import StableDiffusion
-from lightning_modules.subject_columns import subject_columns
-from lightning_modules.token_rows import LivePrompts, TokenRows, save_rows
+from models.adapters import Adapter
+from models.capture import Capture
+from models.columns import TokenColumns, subject_columns
+from models.families.sd import StableDiffusion
+from models.tokens.rows import LivePrompts, TokenRows, save_rows, warn_of_common_identifier
+from models.tokens.settings import LearnedToken
+from sampling.class_images import class_images
 
 
 class DiffusionModule(RegularizedModule):

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.capture import Capture
-from callbacks.cls_attention import ClsAttentionCapture
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, ModelPass, Weights
-from lightning_modules.layer_decay import parameter_groups
 from lightning_modules.mixing import Mix
 from lightning_modules.regularized import RegularizedModule
-from lightning_modules.vision_transformer import VisionTransformer, heads
-from lightning_modules.vit_adapter import LinearProbe, ViTAdapter
+from models.attention import ClsAttentionCapture
+from models.capture import Capture
+from models.vit import VisionTransformer, heads, parameter_groups
+from models.vit_adapters import LinearProbe, ViTAdapter
 
 
 class GTAViTModule(RegularizedModule):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from callbacks.step import Mixing
-from lightning_modules.draws import DrawStream, generator
+from datamodules.draws import DrawStream, generator
 
 
 class Mix:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from callbacks.denoising import denoising_loss
-from callbacks.overfitting_indicator import overfitting_indicator
+from callbacks.regularizers.denoising import denoising_loss
+from callbacks.regularizers.overfitting_indicator import overfitting_indicator
+from datamodules import draws
+from datamodules.draws import DrawStream
 from datamodules.subject import Picture
-from lightning_modules import draws
-from lightning_modules.draws import DrawStream
-from lightning_modules.predicted_x0 import prediction_difference
-from lightning_modules.stable_diffusion import StableDiffusion
+from models.families.sd import StableDiffusion
+from models.prediction import prediction_difference
 
 SETS = ("heldout", "train")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.transforms import v2
 
-from metrics.backbone_source import BackboneSource, backbone_source, fetch
+from checks.backbones import BackboneSource, backbone_source, fetch
 from metrics.checkpoint_hash import checkpoint_hash
 
 Loaded = tuple[Any, Callable[[Image.Image], Any], Any]  # the model, its transform, its tokenizer where it reads

@@ -14,7 +14,7 @@ class FID(DistributionMetric, FrechetInceptionDistance):
     The covariance of fewer pictures than features is singular and the figure biased: they are refused.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
         real: a folder of pictures.
         num_features: of the backbone; 2048 of Inception.
     """

@@ -37,7 +37,7 @@ class ImageSimilarity(BackboneMetric, MeanMetric):
     Of real pictures: those trained on against the held-out ones, or `self_similarity` where there are none.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
     """
 
     name = "image_similarity"

@@ -15,7 +15,7 @@ class KID(DistributionMetric, KernelInceptionDistance):
     Compare it with figures of this project alone; see `FID`.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
         real: a folder of pictures.
         num_features: of the backbone; 2048 of Inception.
         subset_size: pictures of either side in a subset.

@@ -25,7 +25,7 @@ class NearestTrainingSimilarity(BackboneMetric, MeanMetric):
     Under several processes each updates with its share of the generated pictures, and with all training pictures.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
     """
 
     name = "nearest_training_similarity"

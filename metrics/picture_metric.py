@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics import Metric
 
+from checks.backbones import backbone_source, fetch
 from datamodules.subject import Subject
-from metrics.backbone_source import backbone_source, fetch
 from metrics.embeddings import Embeddings
 
 # The `template` of a figure that reads prompts as they stand.
@@ -70,7 +70,7 @@ class PictureMetric(Metric, ABC):
     def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
         """What `metrics.json` says beside the numbers: `description`, `model`, `checkpoint`, `transform`, `pairing`.
 
-        And `template` of a figure that reads prompts; see `lightning_modules.figure`.
+        And `template` of a figure that reads prompts; see `evaluation.figures.figure`.
         """
 
 
@@ -78,7 +78,7 @@ class BackboneMetric(PictureMetric):
     """A `PictureMetric` of the embeddings of one backbone.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
         kwargs: of the class that this is mixed into.
     """
 

@@ -15,7 +15,7 @@ class PRES(ImageSimilarity):
     `ImageSimilarity`'s.
 
     Args:
-        backbone, weights: see `metrics.backbone_source.backbone_source`.
+        backbone, weights: see `checks.backbones.backbone_source`.
         num_class_pictures: to be drawn, at least one.
 
     Raises:

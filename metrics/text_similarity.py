@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from checks.backbones import backbone_source
 from datamodules.subject import Subject
-from metrics.backbone_source import backbone_source
 from metrics.embeddings import Embeddings
 from metrics.mean_metric import MeanMetric
 from metrics.picture_metric import PRIOR_TEMPLATE, BackboneMetric, Drawn
@@ -26,7 +26,7 @@ class TextSimilarity(BackboneMetric, MeanMetric):
     Of real pictures: the held-out ones with their own captions, or those trained on where none are held out.
 
     Args:
-        backbone, weights: of an open_clip model, see `metrics.backbone_source.backbone_source`.
+        backbone, weights: of an open_clip model, see `checks.backbones.backbone_source`.
     """
 
     name = "text_similarity"

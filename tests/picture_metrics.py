@@ -9,9 +9,9 @@ from PIL import Image
 
 from datamodules.sprites.subjects import sprite_subject
 from datamodules.subject import Subject
-from lightning_modules.sprites_tokenizer import build_tokenizer
+from lightning_modules.pretraining.tokenizer import build_tokenizer
 from metrics.embeddings import Embeddings
-from tests.conftest import ROOT
+from tests.tiny import ROOT
 
 VIT = str(ROOT / "assets/sprites-vit")
 

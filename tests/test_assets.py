@@ -8,8 +8,6 @@ import timm
 import torch
 from diffusers import StableDiffusionPipeline
 
-from callbacks.cls_attention import ClsAttentionCapture
-from conftest import ROOT
 from datamodules.sprites.attributes import asked, shown
 from datamodules.sprites.captions import with_article
 from datamodules.sprites.cluttered import cluttered_picture
@@ -19,11 +17,13 @@ from datamodules.sprites.painter import scene_as_asked
 from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.subjects import SUBJECTS, TEMPLATES
 from datamodules.sprites.world import render, scene
-from lightning_modules.classification_evaluation import cls_attention_maps
-from metrics.attribute_adherence import attribute_adherence, score
-from metrics.background_adherence import background_adherence
+from evaluation.classification import cls_attention_maps
 from metrics.localization import AttentionJaccard
-from metrics.sprites_judge import SpritesJudge
+from metrics.sprites.attribute_adherence import attribute_adherence, score
+from metrics.sprites.background_adherence import background_adherence
+from metrics.sprites.sprites_judge import SpritesJudge
+from models.attention import ClsAttentionCapture
+from tests.tiny import ROOT
 
 FOLDER = ROOT / "assets/sprites-sd"
 VIT = ROOT / "assets/sprites-vit"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
 from tests.runs import train
+from tests.tiny import ROOT
 
 GOOD_FOLDER = ["data=folder", "data.class_word=dog"]
 
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tiny_sd, tmp_path)
         (["experiment=dreambooth", "regularizer=[denoising,overfitting_indicator]"], "DiffusionModule does not"),
         (
             [
-                "+regularizer.second._target_=callbacks.overfitting_indicator.OverfittingIndicator",
+                "+regularizer.second._target_=callbacks.regularizers.overfitting_indicator.OverfittingIndicator",
                 "+regularizer.second={num_bins: 4, ema_weight: 0.1, scale: 1.0, weighting: false}",
                 "+regularizer.second.augmentation=true",
                 "+regularizer.second.max_probability=0.5",

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 import run
 from report.metrics_csv import read_metrics
-from tests.conftest import PHOTOS, ROOT
 from tests.runs import compose, fit, train
+from tests.tiny import PHOTOS, ROOT
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 DIFFUSION = [name for name in EXPERIMENTS if not name.startswith("pretrain") and not name.endswith("_vit")]

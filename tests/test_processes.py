@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from report.metrics_csv import read_metrics
-from tests.conftest import ROOT
 from tests.runs import adapter_weights, cheap
+from tests.tiny import ROOT
 
 
 def run_py(*overrides: str) -> None:

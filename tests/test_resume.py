@@ -61,7 +61,7 @@ def test_resumed_equals_unbroken(monkeypatch, tiny_sd, tmp_path, unbroken, num_w
 
 def test_a_run_that_was_really_stopped_resumes(monkeypatch, tiny_sd, tmp_path, unbroken):
     """Killed in step 3, behind the checkpoint: rows that the dead run wrote after it are written again."""
-    from callbacks.denoising import Denoising
+    from callbacks.regularizers.denoising import Denoising
 
     loss, count = Denoising.loss, iter(range(100))
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import run
-from runs import compose
+from tests.runs import compose
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

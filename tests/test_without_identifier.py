@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import run
-from callbacks.token_columns import token_columns
+from checks.finished_run import prompt_pairs
 from datamodules.subject import prompt_pair
-from lightning_modules.finished_run import prompt_pairs
+from models.columns import token_columns
 from report.metrics_csv import read_metrics
 from tests.runs import compose, train
 

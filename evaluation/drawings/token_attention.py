@@ -1,0 +1,144 @@
+"""Cross-attention maps of a prompt's tokens, tuned beside base model."""
+
+import math
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules import draws
+from datamodules.draws import DrawStream
+from datamodules.subject import PromptPair
+from datamodules.subject_datamodule import square_tensor
+from models.attention import attention_maps
+from models.capture import Capture, matching_submodules
+from models.families.sd import StableDiffusion
+from report.attention import heat_overlay
+from report.grid import tile
+from report.tile_grid import Tile, tile_grid
+
+
+class TokenAttention:
+    """A map for each token of a prompt: where in the picture that it drew each model attends to that token.
+
+    Each model looks at its own first sample of the prompt, noised by the same noise; the tuned model is given the
+    prompt with the identifier, the base model the class word. Mean over heads, layers and timesteps.
+
+    Args:
+        sites: glob patterns of the cross-attention modules, "up_blocks.*.attn2".
+        num_timesteps: noise levels, in the middle of so many equal parts of the schedule.
+    """
+
+    def __init__(self, *, sites: list[str], num_timesteps: int) -> None:
+        if num_timesteps < 1:
+            raise ValueError(f"evaluation.token_attention.num_timesteps={num_timesteps}: at least 1 is needed")
+        self.sites, self.num_timesteps = list(sites), num_timesteps
+
+    def check(self, model: StableDiffusion) -> None:
+        """Raises:
+        ValueError: a pattern that matches nothing, named.
+        """
+        matching_submodules(model.unet, self.sites)
+
+    def __call__(
+        self,
+        model: StableDiffusion,
+        pair: PromptPair,
+        base: Image.Image,
+        tuned: Image.Image,
+        *,
+        seed: int,
+        path: Path,
+    ) -> None:
+        """Writes the grid of both models' maps to `path`, in a folder made here.
+
+        Args:
+            model: with a run's adapter loaded into its pipeline.
+            pair: the prompt.
+            base, tuned: what the two models drew.
+            seed: of the noise.
+        """
+        with model.pretrained_pipeline() as pipeline:
+            base_maps = self._maps(model, pipeline.unet, pair.prior, base, seed)
+        tuned_maps = self._maps(model, model.pipeline.unet, pair.instance, tuned, seed)
+        columns = aligned(model.token_ids(pair.prior), model.token_ids(pair.instance))
+        rows = {
+            "base": _tiles(model, pair.prior, base, base_maps, [number for number, _ in columns]),
+            "tuned": _tiles(model, pair.instance, tuned, tuned_maps, [number for _, number in columns]),
+        }
+        path.parent.mkdir(parents=True)
+        tile_grid(rows).save(path)
+
+    @torch.no_grad()
+    def _maps(
+        self, model: StableDiffusion, unet: UNet2DConditionModel, prompt: str, picture: Image.Image, seed: int
+    ) -> Tensor:
+        """Float32 `[tokens, h, w]` on the CPU, at the size of the largest layer; the columns are the text encoder's."""
+        moments = model.encode_pictures(square_tensor(picture, model.resolution)[None])
+        latents = model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
+        noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
+        timesteps = torch.arange(1, 2 * self.num_timesteps, 2) * model.num_train_timesteps // (2 * self.num_timesteps)
+        states = model.encode_prompts([prompt])
+        names = matching_submodules(unet, self.sites)
+        capture = Capture(unet, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
+        per_step = []
+        for timestep in timesteps.to(latents.device):
+            noisy = model.noise_scheduler.add_noise(latents, noise.to(latents), timestep[None])
+            with capture.recording() as captured:
+                unet(noisy.to(unet.dtype), timestep, states.to(unet.dtype))
+            per_step.append([_layer_maps(unet, name, captured) for name in names])
+        return mean_maps([maps for layers in per_step for maps in layers]).cpu()
+
+
+def _layer_maps(unet: UNet2DConditionModel, name: str, captured: dict[str, Tensor]) -> Tensor:
+    layer = unet.get_submodule(name)
+    query, key = captured[f"{name}.to_q"], captured[f"{name}.to_k"]
+    return attention_maps(query, key, heads=layer.heads, scale=layer.scale)[0]
+
+
+def mean_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Mean over heads and over `maps`, `[tokens, h, w]` at the size of the largest; smaller ones are enlarged.
+
+    Enlarged bilinearly, so that every pixel's attention still sums to 1 over the tokens.
+
+    Args:
+        maps: softmaxed, `[heads, queries, tokens]` each, the queries a square.
+    """
+    side = max(math.isqrt(each.shape[1]) for each in maps)
+    total = torch.zeros(maps[0].shape[-1], side, side, device=maps[0].device)
+    for each in maps:
+        own = math.isqrt(each.shape[1])
+        square = each.mean(0).T.unflatten(1, (own, own))
+        total += F.interpolate(square[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+    return total / len(maps)
+
+
+def aligned(one: Sequence[int], other: Sequence[int]) -> list[tuple[int | None, int | None]]:
+    """Places of equal tokens of two prompts side by side; None beside a token that the other prompt has not."""
+    pairs: list[tuple[int | None, int | None]] = []
+    for _, i, i_end, j, j_end in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        pairs += zip_longest(range(i, i_end), range(j, j_end))
+    return pairs
+
+
+def _tiles(
+    model: StableDiffusion, prompt: str, picture: Image.Image, maps: Tensor, columns: Sequence[int | None]
+) -> list[Tile]:
+    """The picture, and a tile for each column: the token, and its share of all attention."""
+    tokenizer = model.pipeline.tokenizer
+    words = [token.removesuffix("</w>") for token in tokenizer.convert_ids_to_tokens(model.token_ids(prompt))]
+    tiles = [Tile(picture, "picture")]
+    for column in columns:
+        if column is None:
+            tiles.append(Tile(None, ""))
+        else:
+            heat = maps[column + 1]  # behind the start token
+            overlay = heat_overlay(tile(picture), heat.numpy())
+            tiles.append(Tile(overlay, f"{words[column]}\n{heat.mean():.1%} of attention"))
+    return tiles
