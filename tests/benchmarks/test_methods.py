@@ -21,7 +21,7 @@ from benchmarks.methods.run import (
     tried_by,
     with_chosen,
 )
-from benchmarks.methods.run import run as methods
+from benchmarks.methods import run as methods
 from benchmarks.shared.lanes import build
 from tests.runs import cheap, compose
 

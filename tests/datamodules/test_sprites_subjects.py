@@ -10,7 +10,7 @@ from datamodules.sprites.shapes import SHAPES
 from datamodules.sprites.subjects import SUBJECTS, TEMPLATES, sprite_subject
 from datamodules.sprites.world import POSITIONS, RADIUS
 from metrics.sprites.background_adherence import background_adherence, read_background
-from tests.test_sprites import near
+from tests.datamodules.test_sprites import near
 
 
 def subject_of(name, **settings):

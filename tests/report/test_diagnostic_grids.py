@@ -19,7 +19,7 @@ from report.wandb_logger import publish
 from sampling.guidance import ClassifierFreeGuidance
 from sampling.sampler import sample
 from tests.runs import fit
-from tests.test_guided_unet import add_lora, load
+from tests.sampling.test_guided_unet import add_lora, load
 
 SAME = PromptPair(instance="a photo of a heart", prior="a photo of a heart")
 PAIR = PromptPair(

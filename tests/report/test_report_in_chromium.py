@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from report.page import write_report
-from tests.test_report import EVIL, classifier_run, full_run
+from tests.report.test_report import EVIL, classifier_run, full_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
