@@ -49,8 +49,8 @@ class Regularizer(Callback, ABC):
     def attach(self, model: nn.Module) -> None:
         """Asked once, after adapters were injected: read what is needed off the model (numbers of heads, …)."""
 
-    def augmentation_probability(self, timesteps: Tensor) -> Tensor | None:
-        """Chance `[B]` in [0, 1] that a row drawn at `timesteps` `[B]` is augmented; asked before encoding.
+    def augmentation_probability(self, t: Tensor) -> Tensor | None:
+        """Chance `[B]` in [0, 1] that a row drawn at `t` `[B]`, on the CPU, is augmented; asked before encoding.
 
         Asked once at the start as well: None says that this plug-in never augments.
         """

@@ -22,7 +22,7 @@ from metrics.sprites.sprites_judge import SpritesJudge
 from metrics.text_similarity import TextSimilarity
 from report.training_strip import TILE, training_strip
 from report.wandb_logger import log_picture
-from sampling.sampler import sample
+from sampling.sampler import sample_guided
 
 _ROWS = 4  # prompts that the strip shows
 _JUDGED = "heldout/attribute_adherence"
@@ -35,7 +35,7 @@ class SampleEvaluation(Callback):
     Logs `heldout/attribute_adherence`, the mean over the pictures of the share right of what their prompts name, where
     the subject has a judge; `heldout/identity`, where it has an identity; and the image and text similarities that the
     run's evaluation names, see `curve_names`. Writes `training.png`, a column a check, and shows it in W&B as it grows.
-    Whatever the run's guidance is, pictures are drawn with the classifier-free one, in one pass a step less.
+    Pictures are drawn by the module's own guidance, as those that the run is judged by.
     Figures stand in the row of the step that was last taken, as those of the held-out loss do. Process 0 draws, with
     generators of its own: no draw of the training changes.
 
@@ -134,23 +134,22 @@ class SampleEvaluation(Callback):
             listener(trainer, pl_module, adherence)
 
     def _draw(self, pl_module: Any) -> list[Image.Image]:
-        model, pipeline = pl_module.model, pl_module.model.pipeline
-        # A fully tuned UNet is float32 whatever the encoders are, and the pipeline hands it their dtype.
-        dtype = pipeline.text_encoder.dtype
-        is_mixed = dtype != pl_module.unet.conv_in.weight.dtype
+        model = pl_module.model
+        # A fully tuned denoiser is float32 whatever the encoders are, and the pipeline hands it their dtype.
+        dtype = model.encoders[0].module.dtype
+        is_mixed = dtype != next(pl_module.denoiser.parameters()).dtype
         model.move_encoders(pl_module.device)
         try:
             with torch.autocast(pl_module.device.type, dtype=dtype if is_mixed else None, enabled=is_mixed):
-                return sample(
-                    pipeline,
-                    [pair.instance for pair in self.pairs],
+                pictures, _ = sample_guided(
+                    model,
+                    self.pairs,
+                    pl_module.guidance,
                     seeds=[self.seed + number for number in range(len(self.pairs))],
-                    guidance_scale=model.guidance_scale,
                     num_inference_steps=self.num_inference_steps,
-                    batch_size=model.inference_batch_size,
-                    resolution=model.resolution,
                     description=None,
                 )
+                return pictures
         finally:
             pl_module.release_encoders()
 

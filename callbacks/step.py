@@ -1,11 +1,12 @@
 """The contract between a module and its plug-ins: what a plug-in may ask of a step, and the record it is handed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from models.columns import TokenColumns
+from models.noise_process import NoiseProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +60,40 @@ class DiffusionStep:
     Args:
         student: the adapted model's pass over all `B` rows.
         reference: the frozen model's pass over the subject's rows, on the same noisy latents; None unless needed.
-        target: `[B, C, h, w]`, what the prediction is compared with (noise or velocity).
-        timesteps: int64 `[B]`, on the CPU, where they are drawn.
-        snr: float32 `[B]`, signal-to-noise ratio α²/σ² at `timesteps`.
-        prediction_type: "epsilon" or "v_prediction".
-        num_train_timesteps: length of the noise schedule.
+        target: `[B, C, h, w]`, what the prediction is compared with (the noise, a velocity).
+        t: float32 `[B]` in [0, 1), on the CPU, where they are drawn; see `models.noise_process`.
+        snr: float32 `[B]`, signal-to-noise ratio α²/σ² at `t`.
+        noise_process: of the model, by which it was noised.
         num_instance: how many of the rows show the subject.
         mask: `[B, 1, h, w]` in [0, 1], the part of each row that counts in the loss; None where all of it does.
         token_columns: of the subject's rows; None unless needed.
         sample_weight: float32 `[num_instance]`, product of all plug-ins' sample weights; None before they were asked,
             and where nobody weights.
+        computed: what `once` has computed already.
     """
 
     student: ModelPass
     reference: ModelPass | None
     target: Tensor
-    timesteps: Tensor
+    t: Tensor
     snr: Tensor
-    prediction_type: str
-    num_train_timesteps: int
+    noise_process: NoiseProcess
     num_instance: int
     mask: Tensor | None = None
     token_columns: TokenColumns | None = None
     sample_weight: Tensor | None = None
+    computed: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def draws(self) -> Mapping[str, Tensor]:
         """What was drawn for each row, for messages."""
-        return {"timesteps": self.timesteps}
+        return {"t": self.t}
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What several plug-ins want of this step, computed when the first one asks for it."""
+        if name not in self.computed:
+            self.computed[name] = compute()
+        return self.computed[name]
 
 
 @dataclass(frozen=True, slots=True)

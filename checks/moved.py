@@ -55,7 +55,7 @@ MODULES = {
     "lightning_modules.picture_figures": "evaluation.figures.pictures",
     "lightning_modules.pipeline_folder": "checks.folders",
     "lightning_modules.placeholder_token": "models.tokens.settings",
-    "lightning_modules.predicted_x0": "models.prediction",
+    "lightning_modules.predicted_x0": "models.noise_process",
     "lightning_modules.pretrain_clip": "lightning_modules.pretraining.clip",
     "lightning_modules.pretrain_judge": "lightning_modules.pretraining.judge",
     "lightning_modules.pretrain_sd": "lightning_modules.pretraining.sd",

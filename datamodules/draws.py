@@ -1,5 +1,6 @@
 """Random numbers that are pure functions of (seed, stream, position of the sample): nothing to store."""
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -57,6 +58,11 @@ def noise(seed: int, stream: DrawStream, positions: Tensor, shape: tuple[int, ..
 def integers(seed: int, stream: DrawStream, positions: Tensor, high: int) -> Tensor:
     """Uniform int64 `[B]` in [0, high), on the CPU."""
     return torch.tensor([int(generator(seed, stream, p).integers(high)) for p in positions.tolist()])
+
+
+def times(seed: int, stream: DrawStream, positions: Tensor, draw: Callable[[np.random.Generator], float]) -> Tensor:
+    """Times `t`, float32 `[B]` in [0, 1), on the CPU; `draw` is a noise process' own."""
+    return torch.tensor([draw(generator(seed, stream, p)) for p in positions.tolist()])
 
 
 def uniform(seed: int, stream: DrawStream, positions: Tensor) -> Tensor:

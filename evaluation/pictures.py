@@ -27,7 +27,7 @@ from metrics.checkpoint_hash import checkpoint_hash
 from metrics.embeddings import Embeddings
 from metrics.picture_metric import Drawn, PictureMetric
 from models.adapters import Adapter
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
 from report.grid import picture_grid
 from report.guidance import save_diagnostics
@@ -90,7 +90,7 @@ class Evaluation:
                 `GuidanceGrid.check`.
             FileNotFoundError: a metric's weights are missing.
         """
-        if not isinstance(model, StableDiffusion):
+        if not hasattr(model, "draw"):
             raise ValueError(f"evaluation=default judges drawn pictures, and a {type(model).__name__} draws none")
         if self.token_attention:
             self.token_attention.check(model)
@@ -111,7 +111,7 @@ class Evaluation:
 
     def __call__(
         self,
-        model: StableDiffusion,
+        model: DiffusionFamily,
         adapter: Adapter,
         datamodule: SubjectDataModule,
         *,
@@ -183,7 +183,7 @@ class Evaluation:
         return write_report(out_dir, force=False)
 
     def _draw_diagnostics(
-        self, model: StableDiffusion, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
+        self, model: DiffusionFamily, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
     ) -> None:
         """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
         if self.trajectory:
@@ -200,23 +200,26 @@ class Evaluation:
     def _seeds(self, num_prompts: int) -> list[int]:
         return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
 
-    def _draw_guided(self, model: StableDiffusion, pairs: Sequence[PromptPair]) -> tuple[list[Image.Image], Any]:
+    def _draw_guided(self, model: DiffusionFamily, pairs: Sequence[PromptPair]) -> tuple[list[Image.Image], Any]:
         repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
         seeds = self._seeds(len(pairs))
         return sample_guided(model, repeated, self.guidance, seeds=seeds, description="the tuned model draws")
 
-    def _draw(self, model: StableDiffusion, prompts: list[str], description: str) -> list[Image.Image]:
+    def _draw(self, model: DiffusionFamily, prompts: list[str], description: str) -> list[Image.Image]:
         repeated = [prompt for prompt in prompts for _ in range(self.images_per_prompt)]
-        return _draw(model, repeated, self._seeds(len(prompts)), description)
+        return self._sample(model, repeated, self._seeds(len(prompts)), description)
 
-    def _draw_class(self, model: StableDiffusion, subject: Subject, *, is_tuned: bool) -> list[Image.Image]:
+    def _sample(self, model: DiffusionFamily, prompts: list[str], seeds: list[int], text: str) -> list[Image.Image]:
+        return sample(model, prompts, seeds=seeds, guidance_scale=self.guidance.guidance_scale, description=text)
+
+    def _draw_class(self, model: DiffusionFamily, subject: Subject, *, is_tuned: bool) -> list[Image.Image]:
         """Pictures of the bare class prompt, as many as the metrics ask for."""
         count = max((metric.num_class_pictures for metric in self.metrics.values()), default=0)
         prompt, seeds = subject.class_prompt, [self.seed + copy for copy in range(count)]
         if count and is_tuned:
             pairs = [PromptPair(instance=prompt, prior=prompt)] * count
             return sample_guided(model, pairs, self.guidance, seeds=seeds, description="the tuned model's class")[0]
-        return _draw(model, [prompt] * count, seeds, "the base model's class")
+        return self._sample(model, [prompt] * count, seeds, "the base model's class")
 
     def _save_samples(self, folder: Path, pairs: Sequence[Any], base: Pictures, tuned: Pictures) -> None:
         entries = []
@@ -230,19 +233,6 @@ class Evaluation:
                     entry[kind].append(path)
             entries.append(entry)
         (folder / "samples.json").write_text(json.dumps(entries, indent=2))
-
-
-def _draw(model: StableDiffusion, prompts: list[str], seeds: list[int], description: str) -> list[Image.Image]:
-    return sample(
-        model.pipeline,
-        prompts,
-        seeds=seeds,
-        guidance_scale=model.guidance_scale,
-        num_inference_steps=model.num_inference_steps,
-        batch_size=model.inference_batch_size,
-        resolution=model.resolution,
-        description=description,
-    )
 
 
 def save_references(subject: Subject, folder: Path, resolution: int) -> None:

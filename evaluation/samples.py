@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from datamodules.subject import PromptPair
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from report.guidance import save_diagnostics
 from sampling.guidance import Guidance
 from sampling.sampler import sample_guided
 
 
 def sample_to_folder(
-    model: StableDiffusion,
+    model: DiffusionFamily,
     prompts: Sequence[PromptPair],
     guidance: Guidance,
     folder: Path,
@@ -50,7 +50,6 @@ def sample_to_folder(
         "model": model.pretrained,
         "resolution": model.resolution,
         "guidance": {"name": type(guidance).__name__, **guidance.settings},
-        "guidance_scale": model.guidance_scale,
         "num_inference_steps": model.num_inference_steps,
         "samples": samples,
     }

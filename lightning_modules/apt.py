@@ -24,8 +24,8 @@ class Augmentation:
         max_shift: and shifted within the freed border, at most so many half canvas widths; not stated in the sources.
         border: "black", as in APT's figure, or "reflect".
         mask_border: leave the freed border out of the loss; not stated in the sources.
-        bank: encode this many variants of every picture before training and draw from them, so that the VAE can leave
-            the device; with 0 every augmentation is drawn and encoded afresh.
+        bank: encode this many variants of every picture before training and draw from them, so that their encoder can
+            leave the device; with 0 every augmentation is drawn and encoded afresh.
     """
 
     max_zoom: float
@@ -74,9 +74,9 @@ class APTDiffusionModule(DiffusionModule):
             ]
             self.release_encoders()
 
-    def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+    def instance_latents(self, positions: Tensor, index: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         moments = self._moments[self.send(index)]
-        chosen = self._augmented_rows(positions, timesteps)
+        chosen = self._augmented_rows(positions, t)
         mask = torch.ones_like(moments[:, :1]) if self.augmentation.mask_border else None
         if chosen.any():
             augmented, valid = self._augmented(positions[chosen], index[chosen])
@@ -89,11 +89,11 @@ class APTDiffusionModule(DiffusionModule):
             self.log("augmentation/share", share, batch_size=len(index), sync_dist=True)
         return self._draw_latents(moments, positions, DrawStream.POSTERIOR), mask
 
-    def _augmented_rows(self, positions: Tensor, timesteps: Tensor) -> Tensor:
+    def _augmented_rows(self, positions: Tensor, t: Tensor) -> Tensor:
         """Which rows are augmented, bool `[B]` on the CPU."""
         if self.augmenting is None:
             return torch.zeros(len(positions), dtype=torch.bool)
-        probability = self.augmenting.augmentation_probability(timesteps)
+        probability = self.augmenting.augmentation_probability(t)
         assert probability is not None
         return draws.uniform(self.seed, DrawStream.AUGMENT, positions) < probability
 

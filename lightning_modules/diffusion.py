@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from callbacks.regularizer import Regularizer
@@ -22,22 +21,24 @@ from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
 from models.capture import Capture
 from models.columns import TokenColumns, subject_columns
-from models.families.sd import StableDiffusion
+from models.family import Condition, DiffusionFamily
 from models.tokens.rows import LivePrompts, TokenRows, save_rows, warn_of_common_identifier
 from models.tokens.settings import LearnedToken
 from sampling.class_images import class_images
+from sampling.guidance import Guidance
 
 
 class DiffusionModule(RegularizedModule):
-    """Fine-tunes the UNet of a Stable Diffusion pipeline on a subject.
+    """Fine-tunes the denoiser of a pretrained text-to-picture model on a subject.
 
     Order of a step: t → latents → noise → student pass → frozen pass over the subject's rows. Latents and prompts are
     encoded once, before training, and the encoders then leave the accelerator.
 
     Args:
-        model: the pretrained pipeline.
-        adapter: what of the UNet trains.
-        token: what of the text encoder trains beside it, or None.
+        model: the pretrained model.
+        adapter: what of its denoiser trains.
+        token: the words that are learned beside it, or None.
+        guidance: of everything that is drawn of the student; None where nothing is.
         noise_offset: of every training row, class images too, as in diffusers; see `offset_noise`. The held-out loss is
             measured without it, so that runs compare.
         class_image_dir: cache of the class images that prior preservation asks for.
@@ -48,9 +49,10 @@ class DiffusionModule(RegularizedModule):
     def __init__(
         self,
         *,
-        model: StableDiffusion,
+        model: DiffusionFamily,
         adapter: Adapter,
         token: LearnedToken | None,
+        guidance: Guidance | None,
         noise_offset: float,
         class_image_dir: str,
         seed: int,
@@ -60,21 +62,24 @@ class DiffusionModule(RegularizedModule):
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
         check_noise_offset(noise_offset)
-        self.model, self.adapter, self.token, self.seed, self.noise_offset = model, adapter, token, seed, noise_offset
+        self.model, self.adapter, self.token, self.guidance = model, adapter, token, guidance
+        self.seed, self.noise_offset = seed, noise_offset
         self.token_rows: Any = torch.nn.ModuleDict()  # of each text encoder, by its name in the pipeline
         self.class_image_dir = Path(class_image_dir)
         # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
-        self.unet = model.unet
-        self.frozen_unet: UNet2DConditionModel = adapter.inject(self.unet)
+        self.denoiser = model.denoiser
+        self.frozen_denoiser: Any = adapter.inject(self.denoiser)
+        model.pretrained_denoiser = self.frozen_denoiser
         for plugin in self.regularizers.values():
-            plugin.attach(self.unet)
+            plugin.attach(self.denoiser)
         self.augmenting = self._augmenting_plugin()
-        self._capture = Capture(self.unet, self.needs.sites)
-        shared = self.frozen_unet is self.unet
-        self._frozen_capture = self._capture if shared else Capture(self.frozen_unet, self.needs.sites)
+        self._capture = Capture(self.denoiser, self.needs.sites)
+        shared = self.frozen_denoiser is self.denoiser
+        self._frozen_capture = self._capture if shared else Capture(self.frozen_denoiser, self.needs.sites)
         if model.compile:
-            self.unet.compile()
+            self.denoiser.compile()
 
+    kind: ClassVar[str] = "personalisation"
     step_type: ClassVar[type] = DiffusionStep
     serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "token_columns", "class_images"})
 
@@ -82,14 +87,13 @@ class DiffusionModule(RegularizedModule):
     """Whether this module can augment pictures before they are encoded."""
 
     encodes_while_training: bool = False
-    """Whether pictures are encoded in the steps, so that the VAE has to stay on the device."""
+    """Whether pictures are encoded in the steps, so that their encoder has to stay on the device."""
 
     def _augmenting_plugin(self) -> Regularizer | None:
         """Raises:
         ValueError: more than one plug-in decides the augmentation, or one does and this module cannot augment.
         """
-        timesteps = torch.zeros(1, dtype=torch.long)
-        found = [p for p in self.regularizers.values() if p.augmentation_probability(timesteps) is not None]
+        found = [p for p in self.regularizers.values() if p.augmentation_probability(torch.zeros(1)) is not None]
         names = " and ".join(plugin.name for plugin in found)
         if len(found) > 1:
             raise ValueError(f"{names} both decide the augmentation: switch it off in one of them")
@@ -103,16 +107,17 @@ class DiffusionModule(RegularizedModule):
     def setup(self, stage: str) -> None:
         if self.token and not self.token_rows:
             subject: Subject = self.trainer.datamodule.subject  # type: ignore[attr-defined]
-            pipeline = self.model.pipeline
-            self.token_rows["text_encoder"] = TokenRows(
-                self.token, pipeline.tokenizer, pipeline.text_encoder, class_word=subject.class_word, seed=self.seed
-            )
+            for each in self.model.encoders:
+                if each.learns_tokens:
+                    self.token_rows[each.name] = TokenRows(
+                        self.token, each.tokenizer, each.module, class_word=subject.class_word, seed=self.seed
+                    )
 
     def trained_groups(self, optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not self.token:
             return super().trained_groups(optimizer)
         rows = list(self.token_rows.parameters())
-        weights = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        weights = [parameter for parameter in self.denoiser.parameters() if parameter.requires_grad]
         return [{"params": weights}] * bool(weights) + [{"params": rows, "lr": self.token.lr}]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -131,8 +136,8 @@ class DiffusionModule(RegularizedModule):
         instance_prompts = [picture.prompts.instance for picture in subject.train]
         self._live_prompts = LivePrompts(self.model, instance_prompts, self.send) if self.token else None
         if not self.token:
-            self._student_states = self.model.encode_prompts(instance_prompts)
-        self._reference_states = self.model.encode_prompts([p.prompts.prior for p in subject.train])
+            self._student_conditions = self.model.encode_prompts(instance_prompts)
+        self._reference_conditions = self.model.encode_prompts([p.prompts.prior for p in subject.train])
         self._columns = (
             subject_columns(self.model, subject, self.token, self.device) if self.needs.token_columns else None
         )
@@ -149,7 +154,7 @@ class DiffusionModule(RegularizedModule):
             if self.trainer.is_global_zero:
                 self.trainer.strategy.barrier()
             self._class_moments = self.model.encode_pictures(pictures)
-            self._class_states = self.model.encode_prompts([subject.class_prompt])
+            self._class_condition = self.model.encode_prompts([subject.class_prompt])
         self._prepare_validation(datamodule)
         self.release_encoders()
 
@@ -169,36 +174,35 @@ class DiffusionModule(RegularizedModule):
         )
 
     def release_encoders(self) -> None:
-        """Moves to the CPU what no step needs: a token's text encoder stays, and the VAE of augmented pictures."""
-        self.model.move_encoders("cpu", vae=not self.encodes_while_training, text_encoder=not self.token)
+        """Moves to the CPU what no step needs: a learned token's encoder stays, and that of augmented pictures."""
+        self.model.move_encoders("cpu", pictures=not self.encodes_while_training, prompts=not self.token)
 
     def make_step(self, batch: dict[str, Tensor]) -> DiffusionStep:
         positions, index = batch["position"], batch["index"]
-        timesteps = self._draw_timesteps(positions)
-        latents, mask = self.instance_latents(positions, index, timesteps[: len(index)])
+        t = self._draw_times(positions)
+        latents, mask = self.instance_latents(positions, index, t[: len(index)])
         noise = self._draw_noise(DrawStream.NOISE, positions, tuple(latents.shape[1:]))
         rows = self.send(index)
-        states = self._live_prompts(index) if self._live_prompts else self._student_states[rows]
+        condition = self._live_prompts(index) if self._live_prompts else self._student_conditions[rows]
         if self.needs.class_images:
             class_latents, class_noise = self._class_rows(positions, tuple(latents.shape[1:]))
             latents, noise = torch.cat([latents, class_latents]), torch.cat([noise, class_noise])
-            states = torch.cat([states, self._class_states.expand(len(positions), -1, -1)])
+            condition = Condition.cat([condition, self._class_condition.expand(len(positions))])
 
-        on_device = self.send(timesteps)
-        noisy, target = self._noisy(latents, noise, on_device)
-        student = self._forward(self.unet, self._capture, noisy, on_device, states)
+        process, on_device = self.model.noise_process, self.send(t)
+        noisy, target = process.noisy(latents, noise, on_device), process.target(latents, noise, on_device)
+        student = self._forward(self.denoiser, self._capture, noisy, on_device, condition)
         reference = None
         if self.needs.reference:
             needed = slice(len(index))
-            reference = self.reference_pass(noisy[needed], on_device[needed], self._reference_states[rows])
+            reference = self.reference_pass(noisy[needed], on_device[needed], self._reference_conditions[rows])
         return DiffusionStep(
             student=student,
             reference=reference,
             target=target,
-            timesteps=timesteps,
-            snr=self._snr(timesteps),
-            prediction_type=self.model.prediction_type,
-            num_train_timesteps=self.model.num_train_timesteps,
+            t=t,
+            snr=self.send(process.snr(t)),
+            noise_process=process,
             num_instance=len(index),
             mask=mask,
             token_columns=self._columns and TokenColumns(self._columns.student[rows], self._columns.reference[rows]),
@@ -212,44 +216,37 @@ class DiffusionModule(RegularizedModule):
         """Writes what was trained as diffusers reads it, and returns the adapter's folder."""
         if self.token:
             save_rows(self.token, self.token_rows, run_dir)
-        return self.adapter.save(self.unet, run_dir)
+        return self.adapter.save(self.denoiser, run_dir)
 
     def describe(self, batch: dict[str, Tensor]) -> str:
         train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]
         return "pictures " + ", ".join(train[index].name for index in batch["index"].tolist())
 
-    def instance_latents(self, positions: Tensor, index: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
+    def instance_latents(self, positions: Tensor, index: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents `[B, C, h, w]` of the subject's rows, and the mask `[B, 1, h, w]` of what counts, None for all."""
         return self._draw_latents(self._moments[self.send(index)], positions, DrawStream.POSTERIOR), None
 
     @torch.no_grad()
-    def reference_pass(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> ModelPass:
+    def reference_pass(self, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
-        with self.adapter.disabled(self.unet):
-            return self._forward(self.frozen_unet, self._frozen_capture, noisy, timesteps, states)
+        with self.adapter.disabled(self.denoiser):
+            return self._forward(self.frozen_denoiser, self._frozen_capture, noisy, t, condition)
 
     @contextmanager
-    def frozen_pipeline(self) -> Iterator[StableDiffusionPipeline]:
-        """Context that gives the pipeline with the pretrained UNet in it; afterwards the student is back."""
-        with self.adapter.disabled(self.unet):
-            self.model.pipeline.unet = self.frozen_unet
-            try:
-                yield self.model.pipeline
-            finally:
-                self.model.pipeline.unet = self.unet
+    def frozen_pipeline(self) -> Iterator[Any]:
+        """Context that gives the pipeline with the pretrained denoiser in it; afterwards the student is back."""
+        with self.adapter.disabled(self.denoiser), self.model.drawing_with(self.frozen_denoiser) as pipeline:
+            yield pipeline
 
-    def _forward(
-        self, unet: UNet2DConditionModel, capture: Capture, noisy: Tensor, timesteps: Tensor, states: Tensor
-    ) -> ModelPass:
-        dtype = unet.conv_in.weight.dtype  # `unet.dtype` walks through all parameters, 2 % of a small model's step
+    def _forward(self, denoiser: Any, capture: Capture, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
         with capture.recording() as captured:
-            prediction = unet(noisy.to(dtype), timesteps, states.to(dtype)).sample
+            prediction = self.model.denoise(denoiser, noisy, t, condition)
         return ModelPass(prediction, captured)
 
-    def _draw_timesteps(self, positions: Tensor) -> Tensor:
+    def _draw_times(self, positions: Tensor) -> Tensor:
         streams = [DrawStream.TIMESTEP] + [DrawStream.CLASS_TIMESTEP] * bool(self.needs.class_images)
-        high = self.model.num_train_timesteps
-        return torch.cat([draws.integers(self.seed, stream, positions, high) for stream in streams])
+        draw = self.model.noise_process.draw_time
+        return torch.cat([draws.times(self.seed, stream, positions, draw) for stream in streams])
 
     def _draw_latents(self, moments: Tensor, positions: Tensor, stream: DrawStream) -> Tensor:
         shape = (moments.shape[1] // 2, *moments.shape[2:])
@@ -266,17 +263,6 @@ class DiffusionModule(RegularizedModule):
         latents = self._draw_latents(moments, positions, DrawStream.CLASS_POSTERIOR)
         return latents, self._draw_noise(DrawStream.CLASS_NOISE, positions, shape)
 
-    def _noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        scheduler = self.model.noise_scheduler
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        if self.model.prediction_type == "epsilon":
-            return noisy, noise
-        return noisy, scheduler.get_velocity(latents, noise, timesteps)
-
-    def _snr(self, timesteps: Tensor) -> Tensor:
-        alphas = self.model.alphas_cumprod[timesteps]
-        return self.send(alphas / (1 - alphas))
-
     def on_validation_epoch_start(self) -> None:
         self._validation.begin()
         if self.token:  # its row has moved since
@@ -285,9 +271,10 @@ class DiffusionModule(RegularizedModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         index, bins = batch["index"], batch["bin"]
         rows = self._validation.rows(index, bins)
-        noisy, target = self._noisy(rows.latents, rows.noise, rows.timesteps)
-        student = self._forward(self.unet, self._capture, noisy, rows.timesteps, rows.student_states)
-        reference = self.reference_pass(noisy, rows.timesteps, rows.reference_states)
+        process = self.model.noise_process
+        noisy, target = (of(rows.latents, rows.noise, rows.t) for of in (process.noisy, process.target))
+        student = self._forward(self.denoiser, self._capture, noisy, rows.t, rows.student_condition)
+        reference = self.reference_pass(noisy, rows.t, rows.reference_condition)
         self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
 
     def on_validation_epoch_end(self) -> None:

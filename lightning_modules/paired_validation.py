@@ -11,40 +11,40 @@ from callbacks.regularizers.overfitting_indicator import overfitting_indicator
 from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.subject import Picture
-from models.families.sd import StableDiffusion
-from models.prediction import prediction_difference
+from models.family import Condition, DiffusionFamily
+from models.noise_process import prediction_difference
 
 SETS = ("heldout", "train")
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationRows:
-    """What both models are asked, `B` rows: `latents`, `noise` `[B, C, h, w]`, `timesteps` `[B]`, and the prompts."""
+    """What both models are asked, `B` rows: `latents`, `noise` `[B, C, h, w]`, `t` `[B]`, and the prompts."""
 
     latents: Tensor
     noise: Tensor
-    timesteps: Tensor
-    student_states: Tensor
-    reference_states: Tensor
+    t: Tensor
+    student_condition: Condition
+    reference_condition: Condition
 
 
 class PairedValidation:
     """Sums over one validation: the two models' denoising losses by bin, and the distance of their predictions.
 
-    A picture's noise is the same in every validation, its latent is the posterior's mean, a bin's timestep its middle.
+    A picture's noise is the same in every validation, its latent is the posterior's mean, a bin's time its middle.
 
     Args:
         model: with its text encoder on the device.
         heldout, train: pictures; a row of a batch is a number into `(*heldout, *train)`.
         moments: of the VAE's posterior, `[pictures, 2 C, h, w]`.
-        num_bins: timestep bins.
+        num_bins: equal bins of `t`.
         seed: of the noise.
         send: brings a tensor from the CPU to the device.
     """
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: DiffusionFamily,
         heldout: Sequence[Picture],
         train: Sequence[Picture],
         *,
@@ -57,12 +57,12 @@ class PairedValidation:
         self._sizes = (len(heldout), len(train))
         pictures = (*heldout, *train)
         self._prompts = [picture.prompts.instance for picture in pictures]
-        self._reference_states = model.encode_prompts([picture.prompts.prior for picture in pictures])
+        self._reference_conditions = model.encode_prompts([picture.prompts.prior for picture in pictures])
         self.encode_students()
 
     def encode_students(self) -> None:
         """Encodes the student's prompts as its text encoder is now, for a token in it may have moved."""
-        self._student_states = self._model.encode_prompts(self._prompts)
+        self._student_conditions = self._model.encode_prompts(self._prompts)
 
     def begin(self) -> None:
         """Forgets the last validation."""
@@ -79,15 +79,15 @@ class PairedValidation:
         return ValidationRows(
             latents=latents,
             noise=self._send(noise),
-            timesteps=self._send(self._timesteps(bins)),
-            student_states=self._student_states[rows],
-            reference_states=self._reference_states[rows],
+            t=self._send(self._times(bins)),
+            student_condition=self._student_conditions[rows],
+            reference_condition=self._reference_conditions[rows],
         )
 
     def add(self, index: Tensor, bins: Tensor, *, student: Tensor, reference: Tensor, target: Tensor) -> None:
         """Adds two predictions `[B, C, h, w]` of what `rows` asked; nothing is read back."""
-        alphas = self._send(self._model.alphas_cumprod[self._timesteps(bins)])
-        difference = prediction_difference(student, reference, alphas, prediction_type=self._model.prediction_type)
+        scale = self._send(self._model.noise_process.noise_scale(self._times(bins)))
+        difference = prediction_difference(student, reference, scale)
         losses = [denoising_loss(each, target) for each in (student, reference)]
         columns = [*losses, difference, torch.ones_like(difference)]
         place = (index >= self._sizes[0]).long() * self._num_bins + bins
@@ -107,11 +107,11 @@ class PairedValidation:
                 metrics[f"{name}/relative_loss/bin_{number:02d}"] = float(student / reference)
                 if name == "train":
                     means = losses[number] / sums[number, 3]
-                    gamma = overfitting_indicator(*means, scale=self._model.indicator_scale)
+                    gamma = overfitting_indicator(*means, scale=self._model.loss_gap_scale)
                     metrics[f"train/gamma/bin_{number:02d}"] = float(gamma)
             if losses:
                 metrics[f"{name}/prediction_difference"] = float(sums[:, 2].sum() / sums[:, 3].sum())
         return metrics
 
-    def _timesteps(self, bins: Tensor) -> Tensor:
-        return (2 * bins + 1) * self._model.num_train_timesteps // (2 * self._num_bins)
+    def _times(self, bins: Tensor) -> Tensor:
+        return (bins + 0.5) / self._num_bins

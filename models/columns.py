@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.subject import Picture, Subject
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from models.tokens.settings import LearnedToken
 
 
@@ -103,7 +103,7 @@ def _groups(words: Sequence[Tokens], length: int) -> list[int]:
 
 
 def subject_columns(
-    model: StableDiffusion, subject: Subject, token: LearnedToken | None, device: torch.device
+    model: DiffusionFamily, subject: Subject, token: LearnedToken | None, device: torch.device
 ) -> TokenColumns:
     """Group numbers `[pictures, tokens]` (int64) of both prompts of every training picture; see `token_columns`.
 
@@ -118,7 +118,7 @@ def subject_columns(
 
 
 def _picture_columns(
-    model: StableDiffusion, subject: Subject, others: Sequence[tuple[Tokens, Tokens]], picture: Picture
+    model: DiffusionFamily, subject: Subject, others: Sequence[tuple[Tokens, Tokens]], picture: Picture
 ) -> tuple[list[int], list[int]]:
     try:
         return token_columns(
@@ -127,7 +127,7 @@ def _picture_columns(
             identifier=[] if subject.identifier is None else model.token_ids(subject.identifier),
             class_word=model.token_ids(subject.class_word),
             others=others,
-            length=model.pipeline.tokenizer.model_max_length,
+            length=model.num_text_columns,
         )
     except ValueError as error:
         raise ValueError(f"{picture.name}, prompt {picture.prompts.instance!r}: {error}") from None

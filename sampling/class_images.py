@@ -6,47 +6,44 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from datamodules.subject import Subject
 from datamodules.subject_datamodule import square_tensor
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from sampling.sampler import sample
 
 
 def class_images(
-    model: StableDiffusion,
+    model: DiffusionFamily,
     subject: Subject,
     *,
     count: int,
     cache_dir: Path,
-    frozen_pipeline: Callable[[], AbstractContextManager[StableDiffusionPipeline]],
+    frozen_pipeline: Callable[[], AbstractContextManager[Any]],
 ) -> Tensor:
     """uint8 `[count, 3, H, W]` of the class prompt; picture `i` is drawn from seed `i`, if it is not in the cache yet.
 
     Args:
         cache_dir: the pictures lie in a folder of it that is named after everything they depend on.
-        frozen_pipeline: context that gives the pipeline with the pretrained UNet in it.
+        frozen_pipeline: context that gives the pipeline with the pretrained denoiser in it.
 
     Raises:
         ValueError: the subject has no class, or its class prompt is what a training picture is called as well.
     """
     prompt = _class_prompt(subject)
-    with frozen_pipeline() as pipeline:
-        folder = _cache_folder(model, pipeline, prompt, cache_dir)
+    with frozen_pipeline():
+        folder = _cache_folder(model, prompt, cache_dir)
         missing = [number for number in range(count) if not (folder / f"{number:04d}.png").exists()]
         pictures = sample(
-            pipeline,
+            model,
             [prompt] * len(missing),
             seeds=missing,
             guidance_scale=model.guidance_scale,
-            num_inference_steps=model.num_inference_steps,
-            batch_size=model.inference_batch_size,
-            resolution=model.resolution,
             description=f"drawing {len(missing)} class images",
         )
     for number, picture in zip(missing, pictures, strict=True):
@@ -71,12 +68,11 @@ def _class_prompt(subject: Subject) -> str:
     return subject.class_prompt
 
 
-def _cache_folder(model: StableDiffusion, pipeline: StableDiffusionPipeline, prompt: str, cache_dir: Path) -> Path:
+def _cache_folder(model: DiffusionFamily, prompt: str, cache_dir: Path) -> Path:
     """A folder named after all that the pictures depend on, which `recipe.json` in it spells out."""
-    weights = pipeline.unet.conv_in.weight.detach().float().cpu().numpy().tobytes()
     recipe = {
         "pretrained": model.pretrained,
-        "weights": hashlib.sha256(weights).hexdigest(),
+        "weights": hashlib.sha256(model.fingerprint).hexdigest(),
         "prompt": prompt,
         "guidance_scale": model.guidance_scale,
         "num_inference_steps": model.num_inference_steps,

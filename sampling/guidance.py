@@ -96,10 +96,19 @@ class Guided:
 
 
 class Guidance(ABC):
-    """One way to guide a tuned model."""
+    """One way to guide a tuned model.
+
+    Args:
+        guidance_scale: `w`, of classifier-free guidance; 1 is none.
+    """
 
     rows: tuple[str, ...]
     """The predictions that it takes, by their names at the top of this file."""
+
+    def __init__(self, *, guidance_scale: float) -> None:
+        if not 1 <= guidance_scale < math.inf:  # below 1 diffusers' pipelines leave guidance out
+            raise ValueError(f"guidance.guidance_scale={guidance_scale}: 1, which is no guidance, or more")
+        self.guidance_scale = guidance_scale
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,12 +120,11 @@ class Guidance(ABC):
         return
 
     @abstractmethod
-    def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
+    def __call__(self, predictions: Mapping[str, Tensor], *, progress: float) -> Guided:
         """Guides one denoising step.
 
         Args:
             predictions: `[B, …]` by the names in `rows`.
-            guidance_scale: `w`.
             progress: share of the steps that are done.
         """
 
@@ -126,9 +134,9 @@ class ClassifierFreeGuidance(Guidance):
 
     rows = (STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL)
 
-    def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
+    def __call__(self, predictions: Mapping[str, Tensor], *, progress: float) -> Guided:
         unconditional, conditional = (predictions[row] for row in self.rows)
-        return Guided(unconditional + guidance_scale * (conditional - unconditional))
+        return Guided(unconditional + self.guidance_scale * (conditional - unconditional))
 
 
 class AdaptiveProjectedGuidance(Guidance):
@@ -145,7 +153,8 @@ class AdaptiveProjectedGuidance(Guidance):
 
     rows = (STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL)
 
-    def __init__(self, *, eta: float, norm_threshold: float, momentum: float) -> None:
+    def __init__(self, *, guidance_scale: float, eta: float, norm_threshold: float, momentum: float) -> None:
+        super().__init__(guidance_scale=guidance_scale)
         if not all(math.isfinite(each) for each in (eta, norm_threshold, momentum)) or norm_threshold < 0:
             raise ValueError(
                 f"guidance.eta={eta} norm_threshold={norm_threshold} momentum={momentum}: numbers, norm_threshold ≥ 0"
@@ -155,13 +164,13 @@ class AdaptiveProjectedGuidance(Guidance):
     def begin(self) -> None:
         self._buffer = MomentumBuffer(self.momentum)
 
-    def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
+    def __call__(self, predictions: Mapping[str, Tensor], *, progress: float) -> Guided:
         given = [predictions[row] for row in self.rows]
         unconditional, conditional = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in given)
         guided = normalized_guidance(
             conditional,
             unconditional,
-            guidance_scale - 1,  # `e(c) + (w − 1) …` is the paper's
+            self.guidance_scale - 1,  # `e(c) + (w − 1) …` is the paper's
             use_original_formulation=True,
             momentum_buffer=self._buffer,
             eta=self.eta,
@@ -184,18 +193,19 @@ class ConsistencyGuidance(Guidance):
 
     rows = (REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL, STUDENT_CONDITIONAL)
 
-    def __init__(self, *, consistency_scale: float, start: float, stop: float) -> None:
+    def __init__(self, *, guidance_scale: float, consistency_scale: float, start: float, stop: float) -> None:
+        super().__init__(guidance_scale=guidance_scale)
         if not math.isfinite(consistency_scale):
             raise ValueError(f"guidance.consistency_scale={consistency_scale}: must be a number")
         if not 0 <= start < stop <= 1:
             raise ValueError(f"guidance.start={start} guidance.stop={stop}: 0 ≤ start < stop ≤ 1 is needed")
         self.consistency_scale, self.start, self.stop = consistency_scale, start, stop
 
-    def parallel_scale(self, coefficient: Tensor, guidance_scale: float) -> Tensor:
+    def parallel_scale(self, coefficient: Tensor) -> Tensor:
         """`s` of each row, `[B]`."""
         return torch.ones_like(coefficient)
 
-    def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
+    def __call__(self, predictions: Mapping[str, Tensor], *, progress: float) -> Guided:
         given = [predictions[row] for row in self.rows]
         dtype = torch.promote_types(given[0].dtype, torch.float32)
         unconditional, conditional, student = (each.to(dtype) for each in given)
@@ -203,18 +213,18 @@ class ConsistencyGuidance(Guidance):
         counts = self.start <= progress and (progress < self.stop or self.stop == 1)
         weight = self.consistency_scale if counts else 0.0
         coefficient = parallel_coefficient(consistency, cfg)
-        scale = self.parallel_scale(coefficient, guidance_scale)
+        scale = self.parallel_scale(coefficient)
         shape = (-1, *[1] * (cfg.ndim - 1))
         guided = consistency_guidance(
             unconditional,
             cfg,
             consistency,
-            guidance_scale=guidance_scale,
+            guidance_scale=self.guidance_scale,
             consistency_scale=weight,
             parallel=((1 - scale) * coefficient).view(shape) * cfg,
         )
         diagnostics = {
-            "effective_cfg_scale": guidance_scale + scale * weight * coefficient,
+            "effective_cfg_scale": self.guidance_scale + scale * weight * coefficient,
             "cosine": cosine(consistency, cfg),
         }
         return Guided(guided.to(given[0].dtype), diagnostics)
@@ -223,20 +233,23 @@ class ConsistencyGuidance(Guidance):
 class ParallelRescaledGuidance(ConsistencyGuidance):
     """Consistency guidance whose part parallel to CFG is rescaled (arXiv:2506.00607).
 
-    The default, `constant` with `s = 0.5`, has the largest area under the front of identity and prompt adherence of the
-    rules tried on four embedded subjects (docs/benchmark.md: 0.300 ± 0.025; `s = 0.25` 0.285, `s = 0` 0.274,
-    `negative_only` 0.273, `cfg_clamp` 0.257). Its lead over plain consistency guidance, 0.278 ± 0.053, is within the
-    error of the paired difference, +0.022 ± 0.028.
-
     Args:
         rule, scale, kappa: see `parallel_scale`.
         consistency_scale, start, stop: see `ConsistencyGuidance`.
     """
 
     def __init__(
-        self, *, rule: str, scale: float, kappa: float, consistency_scale: float, start: float, stop: float
+        self,
+        *,
+        guidance_scale: float,
+        rule: str,
+        scale: float,
+        kappa: float,
+        consistency_scale: float,
+        start: float,
+        stop: float,
     ) -> None:
-        super().__init__(consistency_scale=consistency_scale, start=start, stop=stop)
+        super().__init__(guidance_scale=guidance_scale, consistency_scale=consistency_scale, start=start, stop=stop)
         if rule not in RULES:
             raise ValueError(f"guidance.rule={rule!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
         if not 0 <= scale <= 1:
@@ -245,13 +258,13 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
             raise ValueError(f"guidance.kappa={kappa}: must be 0 or more")
         self.rule, self.scale, self.kappa = rule, scale, kappa
 
-    def parallel_scale(self, coefficient: Tensor, guidance_scale: float) -> Tensor:
+    def parallel_scale(self, coefficient: Tensor) -> Tensor:
         return parallel_scale(
             coefficient,
             rule=self.rule,
             scale=self.scale,
             kappa=self.kappa,
-            guidance_scale=guidance_scale,
+            guidance_scale=self.guidance_scale,
             consistency_scale=self.consistency_scale,
         )
 
@@ -270,6 +283,7 @@ class PerPictureGuidance(Guidance):
         if len({guidance.rows for guidance in guidances}) != 1:
             names = ", ".join(type(guidance).__name__ for guidance in guidances)
             raise ValueError(f"{names}: guidances of one batch take the same predictions; draw them in turn")
+        super().__init__(guidance_scale=guidances[0].guidance_scale)  # each has its own
         self.rows = guidances[0].rows
         self._guidances = guidances
 
@@ -277,11 +291,10 @@ class PerPictureGuidance(Guidance):
         for guidance in self._guidances:
             guidance.begin()
 
-    def __call__(self, predictions: Mapping[str, Tensor], *, guidance_scale: float, progress: float) -> Guided:
+    def __call__(self, predictions: Mapping[str, Tensor], *, progress: float) -> Guided:
         each = [
             guidance(
                 {name: rows[i : i + 1] for name, rows in predictions.items()},
-                guidance_scale=guidance_scale,
                 progress=progress,
             )
             for i, guidance in enumerate(self._guidances)

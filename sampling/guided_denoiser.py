@@ -1,100 +1,80 @@
-"""A UNet that guides itself: the pipeline asks for one prediction, and gets the guided one."""
+"""A denoiser that guides itself: the pipeline asks for one prediction, and gets the guided one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
-from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from models.adapters import disabled_adapters, kept_requires_grad
+from models.family import Condition, DiffusionFamily
 from sampling.guidance import REFERENCE_CONDITIONAL, STUDENT_CONDITIONAL, Guidance
 
 BASE = "__base__"  # PEFT's name for a row without an adapter
 
 
-class GuidedUNet:
-    """Stands in for a pipeline's UNet at `guidance_scale=1`, where the pipeline asks for one row a picture.
+class GuidedDenoiser:
+    """Stands in for a pipeline's denoiser in `DiffusionFamily.draw_guided`, where one row a picture is asked for.
 
     All rows of a step are predicted in one call where one adapter is active (PEFT's mixed batches) or none, and in two,
-    one of the pretrained and one of the tuned model, where several adapters are or where the whole UNet was tuned.
+    one of the pretrained and one of the tuned model, where several adapters are or where the whole denoiser was tuned.
     `open` it around a pipeline's call, so that the hooks of the mixed batch are taken off again.
 
     Args:
-        tuned: with its adapters loaded, or fully tuned.
-        pretrained: `tuned` itself where adapters can be switched off.
+        model: its pipeline has the tuned denoiser in it, with adapters loaded, or fully tuned.
         guidance: asked in every step.
-        guidance_scale: `w`.
-        states: of the prompts, `[B, tokens, D]`, by the names in `guidance.rows`.
-        pooled: SDXL's pooled embeddings `[B, D]` by the same names; None of a model that has none.
-        scheduler: the pipeline's, which knows how many steps there are.
+        conditions: of the prompts, `B` rows each, by the names in `guidance.rows`.
 
     Raises:
-        ValueError: `guidance` compares with the pretrained model, and neither the UNet nor a prompt is another one.
+        ValueError: `guidance` compares with the pretrained model, and neither the denoiser nor a prompt is another one.
     """
 
-    def __init__(
-        self,
-        tuned: UNet2DConditionModel,
-        pretrained: UNet2DConditionModel,
-        guidance: Guidance,
-        *,
-        guidance_scale: float,
-        states: Mapping[str, Tensor],
-        pooled: Mapping[str, Tensor] | None = None,
-        scheduler: Any,
-    ) -> None:
-        self.tuned, self.pretrained, self.guidance, self.guidance_scale = tuned, pretrained, guidance, guidance_scale
-        self._scheduler = scheduler
-        self._layers = [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]
+    def __init__(self, model: DiffusionFamily, guidance: Guidance, *, conditions: Mapping[str, Condition]) -> None:
+        self.tuned: Any = model.current_denoiser
+        self.pretrained, self.guidance, self._model = model.pretrained_denoiser, guidance, model
+        self._layers = [module for module in self.tuned.modules() if isinstance(module, BaseTunerLayer)]
         students = [row for row in guidance.rows if row.startswith("student")]
         self._references = [row for row in guidance.rows if row not in students]
-        untuned = tuned is pretrained and not self._layers  # a learned token alone is something to go towards
-        if self._references and untuned and torch.equal(states[REFERENCE_CONDITIONAL], states[STUDENT_CONDITIONAL]):
+        is_one = self.tuned is self.pretrained
+        untuned = is_one and not self._layers  # a learned token alone is something to go towards
+        if self._references and untuned and conditions[REFERENCE_CONDITIONAL].equals(conditions[STUDENT_CONDITIONAL]):
             raise ValueError(
                 f"{type(guidance).__name__} goes from the pretrained to the tuned model, and nothing is tuned here: "
                 "guidance=cfg"
             )
         self._active = self._layers[0].active_adapters if self._layers else []
-        at_once = tuned is pretrained and len(self._active) <= 1
+        at_once = is_one and len(self._active) <= 1
         self._groups = [list(guidance.rows)] if at_once else [g for g in (self._references, students) if g]
-        self._states = [torch.cat([states[row] for row in group]) for group in self._groups]
-        self._pooled = [torch.cat([pooled[row] for row in group]) for group in self._groups] if pooled else []
-        self._num_pictures = len(next(iter(states.values())))
+        self._conditions = [Condition.cat([conditions[row] for row in group]) for group in self._groups]
+        self._num_pictures = len(next(iter(conditions.values())))
 
     def __getattr__(self, name: str) -> Any:
         if "tuned" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.tuned, name)  # what else a pipeline asks of its UNet
+        return getattr(self.tuned, name)  # what else a pipeline asks of its denoiser
 
     @contextmanager
-    def open(self) -> Iterator["GuidedUNet"]:
-        """Context in which this UNet can be called; adapters are as before after it, also after an exception."""
+    def open(self) -> Iterator["GuidedDenoiser"]:
+        """Context in which it can be called; adapters are as before after it, also after an exception."""
         self.guidance.begin()
         self._calls = 0
         self.diagnostics: list[Mapping[str, Tensor]] = []
         with kept_requires_grad(self.tuned), self._mixed_batch():
             yield self
 
-    def __call__(self, sample: Tensor, timestep: Tensor, *, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
-        """As a `UNet2DConditionModel`; the prompts are those given in the constructor."""
-        kwargs["return_dict"] = False
-        conditions = kwargs.pop("added_cond_kwargs", None) or {}
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the family's denoiser; the prompts are those given in the constructor."""
         predictions: dict[str, Tensor] = {}
-        for number, (group, states) in enumerate(zip(self._groups, self._states, strict=True)):
-            added = {name: torch.cat([value] * len(group)) for name, value in conditions.items()}
-            if self._pooled:
-                added["text_embeds"] = self._pooled[number]
+        for group, condition in zip(self._groups, self._conditions, strict=True):
             is_reference = group == self._references
-            unet = self.pretrained if is_reference else self.tuned
-            with disabled_adapters(self._layers) if is_reference and unet is self.tuned else nullcontext():
-                rows = unet(torch.cat([sample] * len(group)), timestep, states, added_cond_kwargs=added, **kwargs)[0]
+            denoiser = self.pretrained if is_reference else self.tuned
+            with disabled_adapters(self._layers) if is_reference and denoiser is self.tuned else nullcontext():
+                rows = self._model.denoise_rows(denoiser, condition, args, kwargs)
             predictions |= dict(zip(group, rows.chunk(len(group)), strict=True))
-        progress = self._calls / len(self._scheduler.timesteps)
+        progress = self._calls / len(self._model.pipeline.scheduler.timesteps)
         self._calls += 1
-        guided = self.guidance(predictions, guidance_scale=self.guidance_scale, progress=progress)
+        guided = self.guidance(predictions, progress=progress)
         self.diagnostics.append(guided.diagnostics)
         return (guided.prediction,)
 

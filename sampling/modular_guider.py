@@ -1,6 +1,6 @@
 """Parallel-rescaled consistency guidance as a guider of diffusers' modular pipelines.
 
-For any LoRA in diffusers' format; this project trains none for SDXL yet, the oldest model that has such a pipeline.
+For any LoRA in diffusers' format.
 With `plain`, a `StableDiffusionXLPipeline`:
 
 ```python
@@ -61,11 +61,16 @@ class ParallelRescaledGuider(BaseGuidance):
         enabled: bool = True,
     ) -> None:
         super().__init__(start, stop, enabled)
-        self.guidance_scale = guidance_scale
         self._prior: dict[str, Tensor] = {}
         self._off = ExitStack()  # open while the adapters are off
         self._guidance = ParallelRescaledGuidance(
-            rule=rule, scale=scale, kappa=kappa, consistency_scale=consistency_scale, start=start, stop=stop
+            guidance_scale=guidance_scale,
+            rule=rule,
+            scale=scale,
+            kappa=kappa,
+            consistency_scale=consistency_scale,
+            start=start,
+            stop=stop,
         )
 
     def set_prior(self, prompt_embeds: Tensor, text_embeds: Tensor | None = None) -> None:
@@ -118,7 +123,7 @@ class ParallelRescaledGuider(BaseGuidance):
         assert self._step is not None
         assert self._num_inference_steps is not None
         progress = self._step / self._num_inference_steps
-        guided = self._guidance(predictions, guidance_scale=self.guidance_scale, progress=progress)
+        guided = self._guidance(predictions, progress=progress)
         return GuiderOutput(
             pred=guided.prediction,
             pred_cond=predictions[STUDENT_CONDITIONAL],

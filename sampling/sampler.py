@@ -1,17 +1,15 @@
-"""Drawing pictures with a pipeline: a seed for each picture, so that base and tuned model start from the same noise."""
+"""Drawing pictures with a family: a seed for each picture, so that base and tuned model start from the same noise."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from datamodules.subject import PromptPair
-from models.families.sd import StableDiffusion
+from models.family import Condition, DiffusionFamily
 from sampling.guidance import (
     REFERENCE_CONDITIONAL,
     REFERENCE_UNCONDITIONAL,
@@ -20,49 +18,50 @@ from sampling.guidance import (
     Guidance,
     PerPictureGuidance,
 )
-from sampling.guided_denoiser import GuidedUNet
+from sampling.guided_denoiser import GuidedDenoiser
 
 
 def sample(
-    pipeline: StableDiffusionPipeline,
+    model: DiffusionFamily,
     prompts: Sequence[str],
     *,
     seeds: Sequence[int],
     guidance_scale: float,
-    num_inference_steps: int,
-    batch_size: int,
-    resolution: int,
+    num_inference_steps: int | None = None,
     description: str | None,
 ) -> list[Image.Image]:
-    """One picture for each prompt, from the noise of its seed.
+    """One picture for each prompt by the pipeline's own guidance, from the noise of its seed.
 
-    Picture `i` is plain diffusers' `pipeline(prompts[i], generator=torch.Generator().manual_seed(seeds[i]))`.
+    Picture `i` is plain diffusers' `pipeline(prompts[i], generator=torch.Generator().manual_seed(seeds[i]))`, with
+    whatever denoiser is in the pipeline.
 
     Args:
+        guidance_scale: of classifier-free guidance, 1 or more.
+        num_inference_steps: None takes the model's own.
         description: of the progress bar; None shows none, as within a training, which has one already.
     """
     pictures: list[Image.Image] = []
-    with _eval_mode(pipeline):
+    size = model.inference_batch_size
+    with _eval_mode(model):
         hidden = description is None or not prompts
-        for start in track(range(0, len(prompts), batch_size), description or "", disable=hidden):
-            chunk = slice(start, start + batch_size)
-            pictures += pipeline(
-                list(prompts[chunk]),
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[chunk]],
+        for start in track(range(0, len(prompts), size), description or "", disable=hidden):
+            chunk = slice(start, start + size)
+            pictures += model.draw(
+                prompts[chunk],
+                seeds=seeds[chunk],
                 guidance_scale=guidance_scale,
-                num_inference_steps=num_inference_steps,
-                height=resolution,
-                width=resolution,
-            ).images
+                num_inference_steps=num_inference_steps or model.num_inference_steps,
+            )
     return pictures
 
 
 def sample_guided(
-    model: StableDiffusion,
+    model: DiffusionFamily,
     prompts: Sequence[PromptPair],
     guidance: Guidance | Sequence[Guidance],
     *,
     seeds: Sequence[int],
+    num_inference_steps: int | None = None,
     description: str | None,
 ) -> tuple[list[Image.Image], dict[str, Tensor]]:
     """One picture of the tuned model for each prompt, from the noise of its seed.
@@ -72,81 +71,56 @@ def sample_guided(
     Args:
         model: with a run's adapter loaded into its pipeline.
         prompts: one at least.
-        description: see `sample`.
         guidance: one for all, or one for each prompt.
+        num_inference_steps, description: see `sample`.
 
     Returns:
         The pictures, and the guidance's diagnostics `[steps, pictures]` in float32 on the CPU, by name.
 
     Raises:
-        ValueError: see `GuidedUNet`, `PerPictureGuidance`.
+        ValueError: see `GuidedDenoiser`, `PerPictureGuidance`.
     """
     pictures: list[Image.Image] = []
     diagnostics: list[dict[str, Tensor]] = []
-    pipeline, size = model.pipeline, model.inference_batch_size
-    with _eval_mode(pipeline):
+    size, steps = model.inference_batch_size, num_inference_steps or model.num_inference_steps
+    with _eval_mode(model):
         for start in track(range(0, len(prompts), size), description or "", disable=description is None):
             chunk = slice(start, start + size)
             own = guidance if isinstance(guidance, Guidance) else PerPictureGuidance(guidance[chunk])
-            drawn, told = _guided(model, prompts[chunk], own, seeds[chunk])
+            drawn, told = _guided(model, prompts[chunk], own, seeds[chunk], steps)
             pictures += drawn
             diagnostics.append(told)
     return pictures, {name: torch.cat([each[name] for each in diagnostics], 1) for name in diagnostics[0]}
 
 
 def _guided(
-    model: StableDiffusion, prompts: Sequence[PromptPair], guidance: Guidance, seeds: Sequence[int]
+    model: DiffusionFamily, prompts: Sequence[PromptPair], guidance: Guidance, seeds: Sequence[int], steps: int
 ) -> tuple[list[Image.Image], dict[str, Tensor]]:
-    pipeline, tuned = model.pipeline, model.pipeline.unet
-    states = _states(pipeline, prompts, guidance.rows)
-    unet = GuidedUNet(
-        tuned,
-        model.unet,
-        guidance,
-        guidance_scale=model.guidance_scale,
-        states=states,
-        scheduler=pipeline.scheduler,
-    )
-    pipeline.unet = unet
-    try:
-        with unet.open():
-            pictures = pipeline(
-                prompt_embeds=next(iter(states.values())),  # not read: the rows have their own
-                guidance_scale=1.0,  # one row a picture is asked for
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                num_inference_steps=model.num_inference_steps,
-                height=model.resolution,
-                width=model.resolution,
-            ).images
-    finally:
-        pipeline.unet = tuned
-    steps = unet.diagnostics
-    return pictures, {name: torch.stack([step[name] for step in steps]).float().cpu() for name in steps[0]}
+    conditions = _conditions(model, prompts, guidance.rows)
+    denoiser = GuidedDenoiser(model, guidance, conditions=conditions)
+    with model.drawing_with(denoiser), denoiser.open():
+        # The condition is not read: the rows have their own.
+        pictures = model.draw_guided(next(iter(conditions.values())), seeds=seeds, num_inference_steps=steps)
+    told = denoiser.diagnostics
+    return pictures, {name: torch.stack([step[name] for step in told]).float().cpu() for name in told[0]}
 
 
-@torch.no_grad()
-def _states(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[PromptPair], rows: Sequence[str]
-) -> Mapping[str, Tensor]:
-    """The text encoder's hidden states `[B, tokens, D]` of each row, as the pipeline itself encodes them."""
+def _conditions(model: DiffusionFamily, prompts: Sequence[PromptPair], rows: Sequence[str]) -> Mapping[str, Condition]:
     texts: dict[str, list[str]] = {
         REFERENCE_UNCONDITIONAL: [""] * len(prompts),
         REFERENCE_CONDITIONAL: [pair.prior for pair in prompts],
         STUDENT_UNCONDITIONAL: [""] * len(prompts),
         STUDENT_CONDITIONAL: [pair.instance for pair in prompts],
     }
-
-    def encode(text: list[str]) -> Any:
-        return pipeline.encode_prompt(text, pipeline.device, 1, do_classifier_free_guidance=False)[0]
-
-    return {row: encode(texts[row]) for row in rows}
+    return {row: model.encode_for_drawing(texts[row]) for row in rows}
 
 
 @contextmanager
-def _eval_mode(pipeline: StableDiffusionPipeline) -> Iterator[None]:
-    was_training = pipeline.unet.training
-    pipeline.unet.eval()
+def _eval_mode(model: DiffusionFamily) -> Iterator[None]:
+    denoiser = model.current_denoiser
+    was_training = denoiser.training
+    denoiser.eval()
     try:
         yield
     finally:
-        pipeline.unet.train(was_training)
+        denoiser.train(was_training)

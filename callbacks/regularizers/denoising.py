@@ -37,13 +37,14 @@ class Denoising(Regularizer):
 
 def instance_loss(step: DiffusionStep) -> Tensor:
     """`ℓ_θ` of the subject's rows, `[num_instance]`."""
-    return denoising_loss(*_rows(step, step.student.prediction))
+    return step.once("instance_loss", lambda: denoising_loss(*_rows(step, step.student.prediction)))
 
 
 def reference_loss(step: DiffusionStep) -> Tensor:
     """`ℓ_ref` of the subject's rows, `[num_instance]`, on the same noisy latents."""
-    assert step.reference is not None
-    return denoising_loss(*_rows(step, step.reference.prediction))
+    reference = step.reference
+    assert reference is not None
+    return step.once("reference_loss", lambda: denoising_loss(*_rows(step, reference.prediction)))
 
 
 def _rows(step: DiffusionStep, prediction: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from callbacks.regularizer import Regularizer
 from callbacks.regularizers.denoising import instance_loss, reference_loss
 from callbacks.step import DiffusionStep, Needs, TermOutput
-from models.prediction import min_snr_weight
 
 
 def direct_consistency_loss(student: Tensor, reference: Tensor, *, beta: float, weight: Tensor | None = None) -> Tensor:
@@ -55,6 +54,6 @@ class DirectConsistency(Regularizer):
         weight = None
         if self.min_snr_gamma is not None:
             snr = step.snr[: step.num_instance]
-            weight = min_snr_weight(snr, gamma=self.min_snr_gamma, prediction_type=step.prediction_type)
+            weight = step.noise_process.min_snr_weight(snr, gamma=self.min_snr_gamma)
         rows = direct_consistency_loss(student, reference, beta=self.beta, weight=weight)
         return TermOutput(rows.mean(), {"difference": (student - reference).mean().detach()})

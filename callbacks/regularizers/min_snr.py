@@ -6,11 +6,10 @@ from torch import Tensor
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep
-from models.prediction import min_snr_weight
 
 
 class MinSNR(Regularizer):
-    """Weights the subject's rows by `min_snr_weight`.
+    """Weights the subject's rows by `NoiseProcess.min_snr_weight`.
 
     Args:
         gamma: the SNR above which a timestep gains no more weight; 5 in the paper.
@@ -23,4 +22,4 @@ class MinSNR(Regularizer):
         self.gamma = gamma
 
     def sample_weight(self, step: DiffusionStep) -> Tensor:
-        return min_snr_weight(step.snr[: step.num_instance], gamma=self.gamma, prediction_type=step.prediction_type)
+        return step.noise_process.min_snr_weight(step.snr[: step.num_instance], gamma=self.gamma)

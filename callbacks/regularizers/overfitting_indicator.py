@@ -55,14 +55,14 @@ def update_moving_average(average: Tensor, sums: Tensor, counts: Tensor, *, weig
 
 
 class OverfittingIndicator(Regularizer):
-    """γ per timestep bin; `1 − γ` weights the loss (APT's adaptive loss weighting), γ is the chance of augmentation.
+    """γ per bin of `t`; `1 − γ` weights the loss (APT's adaptive loss weighting), γ is the chance of augmentation.
 
     Within a step γ from the past decides the augmentation, then the moving averages are updated, then the updated γ
     weights the loss. γ is read back to the host without waiting, so the decision of step `k` uses γ after step `k − 2`,
     on every device alike.
 
     Args:
-        num_bins: equal bins over the training timesteps; 10 in APT.
+        num_bins: equal bins of `t`, and so of the training's draws; 10 in APT.
         ema_weight: α, weight of the new value in the moving averages; 0.1 in APT.
         scale: T of the indicator; 1000 in APT. Another loss scale (v-prediction, flow matching) wants another one.
         weighting: whether `1 − γ` multiplies the denoising loss.
@@ -89,31 +89,29 @@ class OverfittingIndicator(Regularizer):
         self.weighting, self.augmentation, self.max_probability = weighting, augmentation, max_probability
         self._averages = torch.full((num_bins, 2), torch.nan)  # student, reference
         self._snapshots: deque[tuple[Tensor, torch.cuda.Event | None]] = deque(maxlen=2)
-        self._num_train_timesteps = 1000
 
     @property
     def gamma(self) -> Tensor:
         """γ of each bin after the last step, `[num_bins]`, on the device of the losses."""
         return overfitting_indicator(self._averages[:, 0], self._averages[:, 1], scale=self.scale)
 
-    def augmentation_probability(self, timesteps: Tensor) -> Tensor | None:
+    def augmentation_probability(self, t: Tensor) -> Tensor | None:
         if not self.augmentation:
             return None
         if len(self._snapshots) < 2:
-            return torch.zeros(len(timesteps))
+            return torch.zeros(len(t))
         gamma, event = self._snapshots[0]
         if event is not None:
             event.synchronize()  # of the step before last: no queue is drained
-        return gamma[self._bins(timesteps)].clamp(max=self.max_probability)
+        return gamma[self._bins(t)].clamp(max=self.max_probability)
 
     @property
     def gives_sample_weight(self) -> bool:
         return self.weighting
 
     def sample_weight(self, step: DiffusionStep) -> Tensor | None:
-        self._num_train_timesteps = step.num_train_timesteps
         losses = torch.stack([instance_loss(step), reference_loss(step)]).detach()
-        bins = self._bins(step.timesteps[: step.num_instance]).to(losses.device, non_blocking=True)
+        bins = self._bins(step.t[: step.num_instance]).to(losses.device, non_blocking=True)
         sums, counts = bin_means(bins, losses, num_bins=self.num_bins)
         averages = self._averages.to(losses.device)
         self._averages = update_moving_average(averages, sums, counts, weight=self.ema_weight)
@@ -128,7 +126,6 @@ class OverfittingIndicator(Regularizer):
         return {
             "averages": self._averages.tolist(),
             "snapshots": [gamma.tolist() for gamma, _ in self._snapshots],
-            "num_train_timesteps": self._num_train_timesteps,  # asked for bins before the first step is seen
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -138,10 +135,9 @@ class OverfittingIndicator(Regularizer):
                 f"{self.name}.num_bins={self.num_bins}, but the checkpoint has {len(self._averages)}: use that"
             )
         self._snapshots.extend((torch.tensor(gamma), None) for gamma in state_dict["snapshots"])
-        self._num_train_timesteps = state_dict["num_train_timesteps"]
 
-    def _bins(self, timesteps: Tensor) -> Tensor:
-        return timesteps * self.num_bins // self._num_train_timesteps
+    def _bins(self, t: Tensor) -> Tensor:
+        return (t * self.num_bins).long()
 
 
 def _copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.subject import PromptPair
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from report.guidance_grid import save_guidance_grid
 from sampling.guidance import ConsistencyGuidance, Guidance, ParallelRescaledGuidance
 from sampling.sampler import sample_guided
@@ -96,7 +96,7 @@ class GuidanceGrid:
 
     def __call__(
         self,
-        model: StableDiffusion,
+        model: DiffusionFamily,
         prompts: Sequence[PromptPair],
         guidance: Guidance,
         folder: Path,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +18,7 @@ from datamodules.subject import PromptPair
 from datamodules.subject_datamodule import square_tensor
 from models.attention import attention_maps
 from models.capture import Capture, matching_submodules
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from report.attention import heat_overlay
 from report.grid import tile
 from report.tile_grid import Tile, tile_grid
@@ -40,15 +40,15 @@ class TokenAttention:
             raise ValueError(f"evaluation.token_attention.num_timesteps={num_timesteps}: at least 1 is needed")
         self.sites, self.num_timesteps = list(sites), num_timesteps
 
-    def check(self, model: StableDiffusion) -> None:
+    def check(self, model: DiffusionFamily) -> None:
         """Raises:
         ValueError: a pattern that matches nothing, named.
         """
-        matching_submodules(model.unet, self.sites)
+        matching_submodules(model.denoiser, self.sites)
 
     def __call__(
         self,
-        model: StableDiffusion,
+        model: DiffusionFamily,
         pair: PromptPair,
         base: Image.Image,
         tuned: Image.Image,
@@ -64,9 +64,9 @@ class TokenAttention:
             base, tuned: what the two models drew.
             seed: of the noise.
         """
-        with model.pretrained_pipeline() as pipeline:
-            base_maps = self._maps(model, pipeline.unet, pair.prior, base, seed)
-        tuned_maps = self._maps(model, model.pipeline.unet, pair.instance, tuned, seed)
+        with model.pretrained_pipeline():
+            base_maps = self._maps(model, pair.prior, base, seed)
+        tuned_maps = self._maps(model, pair.instance, tuned, seed)
         columns = aligned(model.token_ids(pair.prior), model.token_ids(pair.instance))
         rows = {
             "base": _tiles(model, pair.prior, base, base_maps, [number for number, _ in columns]),
@@ -76,28 +76,26 @@ class TokenAttention:
         tile_grid(rows).save(path)
 
     @torch.no_grad()
-    def _maps(
-        self, model: StableDiffusion, unet: UNet2DConditionModel, prompt: str, picture: Image.Image, seed: int
-    ) -> Tensor:
+    def _maps(self, model: DiffusionFamily, prompt: str, picture: Image.Image, seed: int) -> Tensor:
         """Float32 `[tokens, h, w]` on the CPU, at the size of the largest layer; the columns are the text encoder's."""
         moments = model.encode_pictures(square_tensor(picture, model.resolution)[None])
         latents = model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
         noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
-        timesteps = torch.arange(1, 2 * self.num_timesteps, 2) * model.num_train_timesteps // (2 * self.num_timesteps)
-        states = model.encode_prompts([prompt])
-        names = matching_submodules(unet, self.sites)
-        capture = Capture(unet, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
+        times = (torch.arange(self.num_timesteps) + 0.5) / self.num_timesteps
+        condition, denoiser = model.encode_prompts([prompt]), model.current_denoiser
+        names = matching_submodules(denoiser, self.sites)
+        capture = Capture(denoiser, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
         per_step = []
-        for timestep in timesteps.to(latents.device):
-            noisy = model.noise_scheduler.add_noise(latents, noise.to(latents), timestep[None])
+        for t in times.to(latents.device).split(1):
+            noisy = model.noise_process.noisy(latents, noise.to(latents), t)
             with capture.recording() as captured:
-                unet(noisy.to(unet.dtype), timestep, states.to(unet.dtype))
-            per_step.append([_layer_maps(unet, name, captured) for name in names])
+                model.denoise(denoiser, noisy, t, condition)
+            per_step.append([_layer_maps(denoiser, name, captured) for name in names])
         return mean_maps([maps for layers in per_step for maps in layers]).cpu()
 
 
-def _layer_maps(unet: UNet2DConditionModel, name: str, captured: dict[str, Tensor]) -> Tensor:
-    layer = unet.get_submodule(name)
+def _layer_maps(denoiser: Any, name: str, captured: dict[str, Tensor]) -> Tensor:
+    layer = denoiser.get_submodule(name)
     query, key = captured[f"{name}.to_q"], captured[f"{name}.to_k"]
     return attention_maps(query, key, heads=layer.heads, scale=layer.scale)[0]
 
@@ -128,10 +126,10 @@ def aligned(one: Sequence[int], other: Sequence[int]) -> list[tuple[int | None, 
 
 
 def _tiles(
-    model: StableDiffusion, prompt: str, picture: Image.Image, maps: Tensor, columns: Sequence[int | None]
+    model: DiffusionFamily, prompt: str, picture: Image.Image, maps: Tensor, columns: Sequence[int | None]
 ) -> list[Tile]:
     """The picture, and a tile for each column: the token, and its share of all attention."""
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.encoders[0].tokenizer
     words = [token.removesuffix("</w>") for token in tokenizer.convert_ids_to_tokens(model.token_ids(prompt))]
     tiles = [Tile(picture, "picture")]
     for column in columns:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from datamodules.subject import Subject
-from models.families.sd import StableDiffusion
+from models.family import DiffusionFamily
 from report.metrics_csv import read_metrics
 
 
 def relative_loss_figure(
-    model: StableDiffusion,
+    model: DiffusionFamily,
     subject: Subject,
     metrics_csv: Path,
     *,

@@ -27,7 +27,7 @@ from datamodules.sprites.world import SIZE, Scene, mask
 from lightning_modules.pretraining.text_tower import clip_text_encoder
 from lightning_modules.pretraining.tokenizer import tokenize
 from lightning_modules.pretraining.vae import refuse_existing
-from models.prediction import min_snr_weight
+from models.noise_process import Epsilon
 
 NOISE_STREAM = 21
 
@@ -54,7 +54,7 @@ class PretrainSDModule(L.LightningModule):
             alike, [2, 1] high noise more often, from which sampling starts, [1.5, 1.8] the middle, where textures are
             decided.
         object_weight: weight of the loss where an object is; the background's is 1.
-        snr_gamma: γ of `min_snr_weight` (arXiv:2303.09556), with SNR + 1 in place of the SNR.
+        snr_gamma: γ of min-SNR (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
         export_dir: folder of the pipeline; must not hold one yet.
         seed: of timesteps, noise and dropout.
@@ -143,7 +143,7 @@ class PretrainSDModule(L.LightningModule):
         # The paper's weight for v-prediction is 0 where the SNR is 0, and sampling starts exactly there: a model that
         # never learned to would draw the layout. SNR + 1 is the weight of the x0 loss that a plain v loss amounts to.
         snr_plus_one = 1 / (1 - self.noise_scheduler.alphas_cumprod[timesteps])
-        weight = min_snr_weight(snr_plus_one, gamma=self.snr_gamma, prediction_type="epsilon")
+        weight = Epsilon.min_snr_weight(snr_plus_one, gamma=self.snr_gamma)
         loss = (error * weight).mean()
         self.log("loss/denoising", squared.mean(), prog_bar=True)
         return loss

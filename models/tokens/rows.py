@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.subject import Subject
-from models.families.sd import StableDiffusion
+from models.family import Condition, DiffusionFamily, moved
 from models.tokens.settings import LearnedToken
 
 
 class TokenRows(nn.Module):
     """The rows of `token` in one text encoder: all of it that trains, in float32 whatever the encoder's dtype.
 
-    Its placeholders are added to `tokenizer` and `text_encoder`, which read them from then on; every other row stays as
+    Its placeholders are added to `tokenizer` and `encoder`, which read them from then on; every other row stays as
     it is. `rows` `[vectors of all placeholders, D]` are in the order of `tokens`.
 
     Args:
         token: what to add.
-        tokenizer, text_encoder: of a pipeline, both of CLIP's kind.
+        tokenizer, encoder: of a pipeline, both of CLIP's kind.
         class_word: of the subject, for the first token's initializer.
         seed: of a random start, which has the mean and the deviation of the embedding's entries; not stated in the
             sources.
@@ -35,7 +35,7 @@ class TokenRows(nn.Module):
         ValueError: see `PlaceholderToken.initial_ids`.
     """
 
-    def __init__(self, token: LearnedToken, tokenizer: Any, text_encoder: Any, *, class_word: str, seed: int) -> None:
+    def __init__(self, token: LearnedToken, tokenizer: Any, encoder: Any, *, class_word: str, seed: int) -> None:
         super().__init__()
         self.tokens = token.tokens(class_word)
         starts = [each.initial_ids(tokenizer) for each in self.tokens]
@@ -43,11 +43,11 @@ class TokenRows(nn.Module):
         tokenizer.add_tokens(names)
         ids = tokenizer.convert_tokens_to_ids(names)
         # Some models have spare rows behind their vocabulary; they are used, and never cut off.
-        size = max(len(tokenizer), text_encoder.get_input_embeddings().num_embeddings)
-        text_encoder.resize_token_embeddings(size, mean_resizing=False).requires_grad_(False)
-        pool_at_eos(tokenizer, text_encoder)
+        size = max(len(tokenizer), encoder.get_input_embeddings().num_embeddings)
+        encoder.resize_token_embeddings(size, mean_resizing=False).requires_grad_(False)
+        pool_at_eos(tokenizer, encoder)
 
-        embedding = text_encoder.get_input_embeddings()
+        embedding = encoder.get_input_embeddings()
         known = embedding.weight[: min(ids)].float()
         noise = draws.normal(seed, DrawStream.TOKEN, torch.arange(len(ids)), (known.shape[1],))
         drawn = known.mean() + known.std() * noise
@@ -58,10 +58,10 @@ class TokenRows(nn.Module):
                 embedding.weight[ids[own]] = (
                     drawn[own].to(embedding.weight) if start is None else embedding.weight[start]
                 )
-        name = next(name for name, module in text_encoder.named_modules() if module is embedding)
-        inject_adapter_in_model(TrainableTokensConfig(token_indices=ids, target_modules=[name]), text_encoder)
-        cast_training_params(text_encoder)
-        self.rows: nn.Parameter = text_encoder.get_input_embeddings().trainable_tokens_delta["default"]
+        name = next(name for name, module in encoder.named_modules() if module is embedding)
+        inject_adapter_in_model(TrainableTokensConfig(token_indices=ids, target_modules=[name]), encoder)
+        cast_training_params(encoder)
+        self.rows: nn.Parameter = encoder.get_input_embeddings().trainable_tokens_delta["default"]
         self.register_buffer("norms", self.rows.detach().norm(dim=1, keepdim=True), persistent=False)
 
     @torch.no_grad()
@@ -70,16 +70,16 @@ class TokenRows(nn.Module):
         self.rows.mul_(self.norms / self.rows.norm(dim=1, keepdim=True))
 
 
-def pool_at_eos(tokenizer: Any, text_encoder: Any) -> None:
-    """Makes `text_encoder` pool at the real end of the text, wherever its config says `eos_token_id: 2`.
+def pool_at_eos(tokenizer: Any, encoder: Any) -> None:
+    """Makes `encoder` pool at the real end of the text, wherever its config says `eos_token_id: 2`.
 
     Transformers takes such a config, which Stable Diffusion 1.5 and SDXL have, as a sign to pool at the largest id:
     that would be the new token.
     """
-    for module in text_encoder.modules():
+    for module in encoder.modules():
         if hasattr(module, "eos_token_id"):
             module.eos_token_id = tokenizer.eos_token_id
-    text_encoder.config.eos_token_id = tokenizer.eos_token_id
+    encoder.config.eos_token_id = tokenizer.eos_token_id
 
 
 def save_rows(token: LearnedToken, rows: Mapping[str, TokenRows], run_dir: Path) -> None:
@@ -97,37 +97,37 @@ def save_rows(token: LearnedToken, rows: Mapping[str, TokenRows], run_dir: Path)
 
 
 class LivePrompts:
-    """Prompts that go through the text encoder in every step, since a row of it trains; each distinct one once.
+    """Prompts that go through the text encoders in every step, since a row of them trains; each distinct one once.
 
     Outside autocast, so that they are encoded exactly as the frozen model's prompts were before training.
 
     Args:
-        model: the pipeline whose text encoder has the token.
+        model: the family whose encoders have the token.
         prompts: to choose from.
         send: brings a tensor from the CPU to the device.
     """
 
-    def __init__(self, model: StableDiffusion, prompts: Sequence[str], send: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: DiffusionFamily, prompts: Sequence[str], send: Callable[[Tensor], Tensor]) -> None:
         distinct = list(dict.fromkeys(prompts))
         self._model, self._send = model, send
-        self._ids, self._mask = model.tokenize(distinct)
+        self._tokens = model.tokenize(distinct)
         self._number = torch.tensor([distinct.index(prompt) for prompt in prompts])
 
-    def __call__(self, index: Tensor) -> Tensor:
-        """Hidden states `[B, tokens, D]` of the prompts `index` `[B]` (on the CPU), with a gradient to the token."""
+    def __call__(self, index: Tensor) -> Condition:
+        """What the denoiser is given for the prompts `index` `[B]` (on the CPU), with a gradient to the token."""
         numbers, rows = self._number[index].unique(return_inverse=True)
-        mask = None if self._mask is None else self._send(self._mask[numbers])
-        ids = self._send(self._ids[numbers])
-        with torch.autocast(ids.device.type, enabled=False):
-            states = self._model.encode_tokens(ids, mask)
-        return states[self._send(rows)]
+        tokens = moved(self._tokens, lambda tensor: self._send(tensor[numbers]))
+        rows = self._send(rows)
+        with torch.autocast(rows.device.type, enabled=False):
+            condition = self._model.encode_tokens(tokens)
+        return condition[rows]
 
 
-def warn_of_common_identifier(model: StableDiffusion, subject: Subject) -> None:
+def warn_of_common_identifier(model: DiffusionFamily, subject: Subject) -> None:
     """Warns where the subject's identifier is more than one token of the model, each with a meaning of its own."""
     if subject.identifier is None:
         return
-    pieces = model.pipeline.tokenizer.tokenize(subject.identifier)
+    pieces = model.encoders[0].tokenizer.tokenize(subject.identifier)
     if len(pieces) > 1:
         warnings.warn(
             f"identifier {subject.identifier!r} is {len(pieces)} tokens to this model ({', '.join(pieces)}), each "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.methods import run as methods
 from benchmarks.methods.draw_along import DrawAlong
 from benchmarks.methods.run import (
     ALIGNMENT,
@@ -21,7 +22,6 @@ from benchmarks.methods.run import (
     tried_by,
     with_chosen,
 )
-from benchmarks.methods import run as methods
 from benchmarks.shared.lanes import build
 from tests.runs import cheap, compose
 

@@ -18,8 +18,8 @@ from models.families.sd import StableDiffusion
 from models.tokens.rows import LivePrompts, TokenRows, pool_at_eos
 from models.tokens.settings import LearnedToken
 from report.metrics_csv import read_metrics
-from tests.runs import adapter_weights, cheap, checkpoint, compose, same, train
 from tests.models.test_adapter import array
+from tests.runs import adapter_weights, cheap, checkpoint, compose, same, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 
