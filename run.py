@@ -86,7 +86,8 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
         write_provenance(run_dir)
     evaluation = instantiate(cfg.evaluation) if data else None
     datamodule = instantiate(cfg.datamodule, data) if data else instantiate(cfg.datamodule)
-    module = instantiate(cfg.module)
+    drawn_by = {"guidance": evaluation.guidance} if cfg.get("guidance") and evaluation else {}  # one, for both
+    module = instantiate(cfg.module, **drawn_by)
     if evaluation:
         evaluation.check(module.model, data)
     if cfg.ckpt_path and is_first:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from callbacks.regularizer import Regularizer
@@ -15,7 +17,7 @@ from checks.values import check_noise_offset
 from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.stream import epoch_order
-from datamodules.subject import Subject
+from datamodules.subject import PromptPair, Subject
 from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
@@ -26,6 +28,7 @@ from models.tokens.rows import LivePrompts, TokenRows, save_rows, warn_of_common
 from models.tokens.settings import LearnedToken
 from sampling.class_images import class_images
 from sampling.guidance import Guidance
+from sampling.sampler import sample_guided
 
 
 class DiffusionModule(RegularizedModule):
@@ -269,13 +272,46 @@ class DiffusionModule(RegularizedModule):
             self._validation.encode_students()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        index, bins = batch["index"], batch["bin"]
+        self.validated(batch["index"], batch["bin"])
+
+    def validated(self, index: Tensor, bins: Tensor) -> "ValidatedRows":
+        """Asks both models of pictures `index` `[B]` at `bins` `[B]`, and adds what they say to the validation."""
         rows = self._validation.rows(index, bins)
         process = self.model.noise_process
         noisy, target = (of(rows.latents, rows.noise, rows.t) for of in (process.noisy, process.target))
         student = self._forward(self.denoiser, self._capture, noisy, rows.t, rows.student_condition)
         reference = self.reference_pass(noisy, rows.t, rows.reference_condition)
         self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
+        return ValidatedRows(noisy, rows.t, student.prediction, reference.prediction)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self._validation.metrics())
+
+    def on_predict_start(self) -> None:
+        self.model.move_encoders(self.device)
+
+    @torch.no_grad()
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Image.Image]:
+        """One picture for each prompt, by `guidance`, from the noise of its seed: the same on any number of devices.
+
+        Args:
+            batch: of `datamodules.prompts.prompt_loader`.
+
+        Raises:
+            ValueError: this module has no guidance.
+        """
+        if self.guidance is None:
+            raise ValueError("guidance=null draws nothing: guidance=cfg is classifier-free guidance")
+        both = zip(batch["instance"], batch["prior"], strict=True)
+        pairs = [PromptPair(instance=instance, prior=prior) for instance, prior in both]
+        return sample_guided(self.model, pairs, self.guidance, seeds=batch["seed"].tolist(), description=None)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedRows:
+    """What both models were asked in a validation, and what they predicted, `[B, C, h, w]` each but `t` `[B]`."""
+
+    noisy: Tensor
+    t: Tensor
+    student: Tensor
+    reference: Tensor

@@ -41,6 +41,12 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "γ of each validation's losses on the training pictures, whatever the run trains with: un-augmented, at the "
         "same noise in every validation, and no moving average."
     ),
+    "heldout/parallel_coefficient": (
+        "a = ⟨g_con, g_cfg⟩ / ‖g_cfg‖² on held-out pictures: by how much the consistency guidance alone moves the "
+        "effective CFG scale, w + s · w_con · a. Near −1 the student ignores the prompt."
+    ),
+    "heldout/parallel_cosine": "Cosine of the consistency guidance and classifier-free guidance.",
+    "heldout/parallel": "Share of the consistency guidance that is parallel to CFG: what is rescaled.",
 }
 
 

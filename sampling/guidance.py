@@ -18,6 +18,7 @@ from torch import Tensor
 REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL = "reference_unconditional", "reference_conditional"
 STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL = "student_unconditional", "student_conditional"
 RULES = ("constant", "cfg_clamp", "negative_only")
+AUTO = "auto"
 
 
 def dot(one: Tensor, other: Tensor) -> Tensor:
@@ -40,6 +41,26 @@ def cosine(consistency: Tensor, cfg: Tensor) -> Tensor:
     """Cosine of the two directions, `[B]`; 0 where one vanishes."""
     norms = dot(cfg, cfg).sqrt() * dot(consistency, consistency).sqrt()
     return torch.where(norms > 0, dot(consistency, cfg) / norms.where(norms > 0, 1), 0)
+
+
+def parallel_share(consistency: Tensor, cfg: Tensor) -> Tensor:
+    """Share of `‖g_con‖²` that is parallel to `g_cfg`, `[B]` in [0, 1]: the cosine's square."""
+    return cosine(consistency, cfg).square()
+
+
+def proposed_scale(coefficient: Tensor, *, kappa: float, guidance_scale: float, consistency_scale: float) -> float:
+    """The largest `s` in [0, 1] that keeps the mean effective CFG scale `w + s w_con a` within `w (1 ± kappa)`.
+
+    Not stated in the sources: one number for all pictures and times, read off a validation, where `cfg_clamp` asks the
+    same of every picture in every step.
+
+    Args:
+        coefficient: `a`, of pictures and times alike, `[…]`; those that count under the rule.
+        kappa, guidance_scale, consistency_scale: see `parallel_scale`.
+    """
+    shift = abs(consistency_scale * float(coefficient.mean())) if coefficient.numel() else 0.0
+    allowed = kappa * abs(guidance_scale)
+    return min(1.0, allowed / shift) if shift > 0 else 1.0
 
 
 def parallel_scale(
@@ -113,7 +134,7 @@ class Guidance(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What it was configured with, for the record of a run."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: value for name, value in vars(self).items() if not name.startswith(("_", "is_"))}
 
     def begin(self) -> None:
         """Called before the first step of every batch."""
@@ -234,8 +255,9 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
     """Consistency guidance whose part parallel to CFG is rescaled (arXiv:2506.00607).
 
     Args:
-        rule, scale, kappa: see `parallel_scale`.
-        consistency_scale, start, stop: see `ConsistencyGuidance`.
+        rule, kappa: see `parallel_scale`.
+        scale: see `parallel_scale`; "auto" is what a training of module=dco_rescale proposes, and 1 until then.
+        guidance_scale, consistency_scale, start, stop: see `ConsistencyGuidance`.
     """
 
     def __init__(
@@ -243,7 +265,7 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
         *,
         guidance_scale: float,
         rule: str,
-        scale: float,
+        scale: float | str,
         kappa: float,
         consistency_scale: float,
         start: float,
@@ -252,11 +274,25 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
         super().__init__(guidance_scale=guidance_scale, consistency_scale=consistency_scale, start=start, stop=stop)
         if rule not in RULES:
             raise ValueError(f"guidance.rule={rule!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
-        if not 0 <= scale <= 1:
-            raise ValueError(f"guidance.scale={scale}: the parallel part is kept (1), shrunk or dropped (0)")
+        self.is_auto = scale == AUTO
+        if self.is_auto and rule == "cfg_clamp":
+            raise ValueError("guidance.scale=auto: rule cfg_clamp takes no scale, it has guidance.kappa")
+        scale = 1.0 if self.is_auto else scale
+        if isinstance(scale, str) or not 0 <= scale <= 1:
+            raise ValueError(f"guidance.scale={scale}: the parallel part is kept (1), shrunk or dropped (0), or auto")
         if not kappa >= 0:  # nan included
             raise ValueError(f"guidance.kappa={kappa}: must be 0 or more")
         self.rule, self.scale, self.kappa = rule, scale, kappa
+
+    def propose_scale(self, coefficient: Tensor) -> float:
+        """`proposed_scale` for this rule, of the coefficients `a` `[…]` of a validation."""
+        counts = coefficient[self.consistency_scale * coefficient < 0] if self.rule == "negative_only" else coefficient
+        return proposed_scale(
+            counts,
+            kappa=self.kappa,
+            guidance_scale=self.guidance_scale,
+            consistency_scale=self.consistency_scale,
+        )
 
     def parallel_scale(self, coefficient: Tensor) -> Tensor:
         return parallel_scale(
