@@ -6,12 +6,10 @@ import sys
 from itertools import pairwise
 
 import lightning.pytorch as L
-import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from PIL import Image
 
 from callbacks.step import Needs
 from datamodules.prompts import prompt_loader
@@ -162,6 +160,7 @@ from hydra.utils import instantiate
 from datamodules.prompts import prompt_loader
 
 tiny, out, devices = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+L.seed_everything(0, verbose=False)  # an adapter starts at random
 module = instantiate(compose(out, *cheap(tiny, out), DCO).module)
 for name, parameter in module.denoiser.named_parameters():
     if "lora_B" in name:
@@ -183,8 +182,7 @@ def test_two_devices_draw_what_one_does(tiny_sd, tmp_path):
         result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240)
         assert result.returncode == 0, result.stderr[-2000:]
     for number in range(len(PAIRS)):
-        one, two = (np.asarray(Image.open(tmp_path / f"{devices}/{number}.png")).astype(int) for devices in (1, 2))
-        assert np.abs(one - two).max() <= 1 < one.std()
+        assert (tmp_path / f"1/{number}.png").read_bytes() == (tmp_path / f"2/{number}.png").read_bytes()
 
 
 def environment() -> dict[str, str]:
