@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from benchmarks.shared.command import ROOT, typed
 from checks.backbones import HUB
 from datamodules.dreambooth import TABLE, read_prompt_table
 from datamodules.pictures import read_pictures
@@ -23,7 +24,6 @@ from metrics.backbone import Backbone
 from metrics.cosines import cosines
 from report.provenance import provenance
 
-ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared/data/dreambooth/dataset"
 BACKBONES = ("assets/sprites-vit", *HUB)
 NO_WEIGHTS = "–"
@@ -151,7 +151,7 @@ def main() -> None:
         "two subjects are only those of one class (two dogs). The mean over the subjects is of the areas of each one's "
         "own pairs, with a standard error that takes the subjects for independent, though they share pictures."
     )
-    text = document(rows, missing, counts, " ".join(["python", "benchmarks/photo_identity.py", *sys.argv[1:]]))
+    text = document(rows, missing, counts, typed(__spec__.name))
     args.out.write_text(text)
     print(text)
 
