@@ -1,4 +1,4 @@
-"""The scores of `benchmarks/guidance/run.py`: a table, the picture of the front, and which rule it favours."""
+"""The scores of `run.py`: a table, the picture of the front, and which rule it favours."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
