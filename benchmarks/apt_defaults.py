@@ -6,8 +6,8 @@ From the last row comes the T that gives γ = 0.9 at the median bin's gap; from 
 regulariser's gradient is a fifth of the denoising gradient.
 """
 
+import argparse
 import math
-import sys
 from typing import Any
 
 import lightning.pytorch as L
@@ -66,8 +66,11 @@ def gradient_norms(module: Any, batch: Any) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of run.py: data.subject=square_bolt …")
+    overrides = parser.parse_args().overrides
     onlooker = Onlooker()
-    _, module, datamodule, trainer = build(compose_run([*LOOK_ON, *sys.argv[1:]]), onlooker)
+    _, module, datamodule, trainer = build(compose_run([*LOOK_ON, *overrides]), onlooker)
     trainer.fit(module, datamodule=datamodule)
     for stop in STOPS:
         gaps = " ".join(f"{gap:.4f}" for gap in onlooker.gaps[stop])

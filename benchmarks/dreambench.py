@@ -11,15 +11,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.shared.command import ROOT, positive, typed
 from benchmarks.shared.pool import claim, fit, recipe_hash, run_all
 from datamodules.dreambooth import TABLE, read_prompt_table
 from report.provenance import provenance
 
-ROOT = Path(__file__).parents[1]
 METRICS = (
     "evaluation/metrics=[dino,clip_i,clip_t,nearest_training_similarity]",
     "evaluation.metrics.nearest_training_similarity.backbone=dino_vits16",
@@ -87,17 +88,71 @@ def says_what_is_left(left: int, runs: int, workers: int, seconds: float | None)
     return f"{text}: {left} × {seconds:g} s / {workers} processes, about {left * seconds / workers / 60:.0f} minutes"
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Bench:
+    """Which experiments are run on which subjects, and where they lie.
+
+    Args:
+        runs: folder of the runs, in which each experiment has one, so that another one can be added.
+        overrides: of run.py, for every run.
+        workers: processes of one thread each.
+    """
+
+    runs: Path
+    experiments: Sequence[str]
+    subjects: Sequence[str]
+    overrides: Sequence[str]
+    workers: int
+
+    def folder(self, experiment: str, subject: str) -> Path:
+        return (self.runs / experiment / subject).resolve()
+
+    def claim(self) -> None:
+        for name in self.experiments:
+            recipe = recipe_hash([[f"experiment={name}", f"data.subject={self.subjects[0]}", *self.overrides]])
+            claim(self.runs / name, {"overrides": self.overrides, "recipe": recipe})
+
+    def left(self) -> list[tuple[Path, list[str]]]:
+        """Folder and overrides of every run that is to be done."""
+        return [
+            (self.folder(experiment, subject), [f"experiment={experiment}", f"data.subject={subject}", *self.overrides])
+            for experiment in self.experiments
+            for subject in self.subjects
+            if not (self.folder(experiment, subject) / "report.html").exists()
+        ]
+
+    def figures(self) -> dict[str, list[Figures]]:
+        """Of every experiment, those of its subjects."""
+        return {
+            experiment: [
+                json.loads((self.folder(experiment, subject) / "metrics.json").read_text())["metrics"]
+                for subject in self.subjects
+            ]
+            for experiment in self.experiments
+        }
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder `dataset` of google/dreambooth")
     parser.add_argument("--experiments", nargs="+", default=["dreambooth", "apt_dreambooth", "dco_dreambooth"])
     parser.add_argument("--subjects", nargs="+", help="of the dataset; all if not given")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/dreambench", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/dreambench.md")
-    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each, on a CPU; one on a GPU")
+    parser.add_argument(
+        "--workers", type=positive, default=1, help="processes of one thread each, on a CPU; one on a GPU"
+    )
     parser.add_argument("--seconds-per-run", type=float, help="if known: how long it will take is said at the start")
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run: model=sd15 …")
-    options = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
+
+
+def bench_of(options: argparse.Namespace) -> Bench:
+    """What was asked for.
+
+    Raises:
+        SystemExit: there is no dataset, or no such subject in it.
+    """
     try:
         present = subjects(options.root)
     except (FileNotFoundError, ValueError) as error:
@@ -106,48 +161,38 @@ def main() -> None:
         sys.exit(
             f"error: {', '.join(sorted(unknown))}: no such subject in {options.root}; there are {', '.join(present)}"
         )
-    chosen = options.subjects or present
-    folders = {
-        (experiment, subject): (options.runs / experiment / subject).resolve()
-        for experiment in options.experiments
-        for subject in chosen
-    }
     metrics = () if any(each.startswith("evaluation/metrics=") for each in options.overrides) else METRICS
     overrides = ["data=dreambooth", f"data.root='{options.root.resolve()}'", "evaluation.max_prompts=25",
                  "evaluation.images_per_prompt=4", "logger=csv", *metrics, *options.overrides]  # fmt: skip
-    for name in options.experiments:  # each has a folder, so that another one can be added
-        recipe = recipe_hash([[f"experiment={name}", f"data.subject={present[0]}", *overrides]])
-        claim(options.runs / name, {"overrides": overrides, "recipe": recipe})
-    left = {key: folder for key, folder in folders.items() if not (folder / "report.html").exists()}
-    print(says_what_is_left(len(left), len(folders), options.workers, options.seconds_per_run))
-    os.environ["OMP_NUM_THREADS"] = "1"
-    began = time.perf_counter()
-    jobs = [
-        (folder, [f"experiment={experiment}", f"data.subject={subject}", *overrides])
-        for (experiment, subject), folder in left.items()
-    ]
-    run_all(fit, jobs, workers=options.workers, what="DreamBench")
-    figures = {
-        experiment: [
-            json.loads((folders[experiment, subject] / "metrics.json").read_text())["metrics"] for subject in chosen
-        ]
-        for experiment in options.experiments
-    }
-    command = " ".join(["python -m benchmarks.dreambench", *sys.argv[1:]])
-    page = [
+    return Bench(options.runs, options.experiments, options.subjects or present, overrides, options.workers)
+
+
+def page(figures: Mapping[str, Sequence[Figures]], num_subjects: int, command: str) -> list[str]:
+    return [
         "# DreamBench", "",
-        f"`{command}`, commit {provenance()['git_commit']}. {len(chosen)} subjects, {pictures_drawn(figures)} "
+        f"`{command}`, commit {provenance()['git_commit']}. {num_subjects} subjects, {pictures_drawn(figures)} "
         "pictures of each; ± is the standard error over subjects. A high `nearest_training_similarity` is that of "
         "copies; of real pictures it needs held-out ones (`data.num_heldout`). Each run's `metrics.json` says what a "
         "figure was measured with.",
         "", *table(figures), "", "Published, on other models and hardware; not measured here:", "",
         *published(), "",
     ]  # fmt: skip
+
+
+def main() -> None:
+    options = parse()
+    bench = bench_of(options)
+    bench.claim()
+    left, runs = bench.left(), len(bench.experiments) * len(bench.subjects)
+    print(says_what_is_left(len(left), runs, bench.workers, options.seconds_per_run))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.perf_counter()
+    run_all(fit, left, workers=bench.workers, what="DreamBench")
+    lines = page(bench.figures(), len(bench.subjects), typed(__spec__.name))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("\n".join(page))
-    print(
-        f"{(time.perf_counter() - began) / 60:.1f} minutes; the table lies in {options.out}, all runs in {options.runs}"
-    )
+    options.out.write_text("\n".join(lines))
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{minutes:.1f} minutes; the table lies in {options.out}, all runs in {options.runs}")
 
 
 if __name__ == "__main__":

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
+from benchmarks.shared.command import ROOT, typed
 from checks.backbones import HUB
 from datamodules.dreambooth import TABLE, read_prompt_table
 from datamodules.pictures import read_pictures
 from metrics.backbone import Backbone
+from metrics.cosines import cosines
 from report.provenance import provenance
 
-ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared/data/dreambooth/dataset"
 BACKBONES = ("assets/sprites-vit", *HUB)
 NO_WEIGHTS = "–"
@@ -57,25 +57,24 @@ def aucs(embeddings: Tensor, subjects: Tensor, classes: Tensor) -> dict[str, flo
         the areas of each subject's own pairs, and its `standard_error`; the mean cosines of pairs of the `same` and of
         `different` subjects.
     """
-    rows = F.normalize(embeddings.double(), dim=1)
-    cosines = rows @ rows.T
+    every = cosines(embeddings, embeddings)
     same = subjects[:, None] == subjects
     once = torch.ones_like(same).triu(1)
     kin = classes[:, None] == classes
 
     def area(of: Tensor) -> float:
-        return float(binary_auroc((1 + cosines[of]) / 2, same[of].int()))
+        return float(binary_auroc((1 + every[of]) / 2, same[of].int()))
 
     each = torch.tensor(
-        [area((subjects == name)[:, None] & ~torch.eye(len(rows), dtype=torch.bool)) for name in subjects.unique()]
+        [area((subjects == name)[:, None] & ~torch.eye(len(every), dtype=torch.bool)) for name in subjects.unique()]
     )
     return {
         "all": area(once),
         "same_class": area(once & kin),
         "per_subject": float(each.mean()),
         "standard_error": float(each.std() / len(each) ** 0.5),
-        "same": float(cosines[once & same].mean()),
-        "different": float(cosines[once & ~same].mean()),
+        "same": float(every[once & same].mean()),
+        "different": float(every[once & ~same].mean()),
     }
 
 
@@ -152,7 +151,7 @@ def main() -> None:
         "two subjects are only those of one class (two dogs). The mean over the subjects is of the areas of each one's "
         "own pairs, with a standard error that takes the subjects for independent, though they share pictures."
     )
-    text = document(rows, missing, counts, " ".join(["python", "benchmarks/photo_identity.py", *sys.argv[1:]]))
+    text = document(rows, missing, counts, typed(__spec__.name))
     args.out.write_text(text)
     print(text)
 

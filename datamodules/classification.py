@@ -96,6 +96,25 @@ def split_validation(labels: Sequence[int], *, share: float, seed: int) -> tuple
     return hold_out_share(labels, share=share, seed=seed, stream=VALIDATION_STREAM, key="data.validation_share")
 
 
+def learned_and_held_out(
+    pictures: Sequence[LabelledPicture], *, fraction: float, validation_share: float, seed: int
+) -> tuple[tuple[LabelledPicture, ...], tuple[LabelledPicture, ...]]:
+    """What a task trains on and validates on, of all its training pictures.
+
+    Args:
+        pictures: all of them.
+        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
+        validation_share: share of those that is held out of training, to choose settings on.
+        seed: of the subset; the run's own seed is at the top.
+
+    Raises:
+        ValueError: a share is out of range, a class has too few pictures for it, or `seed` is negative.
+    """
+    used = [pictures[i] for i in nested_subset([each.label for each in pictures], fraction=fraction, seed=seed)]
+    learned, held_out = split_validation([each.label for each in used], share=validation_share, seed=seed)
+    return tuple(used[i] for i in learned), tuple(used[i] for i in held_out)
+
+
 def hold_out_share(
     labels: Sequence[int], *, share: float, seed: int, stream: int, key: str
 ) -> tuple[list[int], list[int]]:

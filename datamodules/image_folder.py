@@ -10,8 +10,7 @@ from datamodules.classification import (
     ClassificationData,
     LabelledPicture,
     hold_out_share,
-    nested_subset,
-    split_validation,
+    learned_and_held_out,
 )
 from datamodules.dreambooth import TABLE, read_prompt_table
 from datamodules.pictures import picture_files
@@ -65,14 +64,11 @@ def image_folder(
         if (count := labels.count(label)) < 2:
             raise ValueError(f"{where}: class {name!r} has {count} picture; one to learn and one to test on are needed")
     pool, test = hold_out_share(labels, share=test_share, seed=test_seed, stream=TEST_STREAM, key="data.test_share")
-    used = [pool[i] for i in nested_subset([labels[i] for i in pool], fraction=fraction, seed=seed)]
-    train, validation = split_validation([labels[i] for i in used], share=validation_share, seed=seed)
+    train, validation = learned_and_held_out(
+        [pictures[i] for i in pool], fraction=fraction, validation_share=validation_share, seed=seed
+    )
     return ClassificationData(
-        name=where.name,
-        classes=names,
-        train=tuple(pictures[used[i]] for i in train),
-        validation=tuple(pictures[used[i]] for i in validation),
-        test=tuple(pictures[i] for i in test),
+        name=where.name, classes=names, train=train, validation=validation, test=tuple(pictures[i] for i in test)
     )
 
 

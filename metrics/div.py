@@ -90,9 +90,6 @@ class DIV(PictureMetric, MeanMetric):
                 self.update(pictures.to(embeddings.device) * 2 - 1, lpips)
         return len(drawn.pictures)
 
-    def look_at_real(self, subject: Subject, embeddings: Embeddings) -> int:
-        return 0
-
     def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
         return {
             "description": f"mean LPIPS ({self.net}) over the pairs of pictures of one prompt, mean over the prompts",

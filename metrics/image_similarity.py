@@ -3,12 +3,12 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.subject import Subject
+from metrics.cosines import cosines
 from metrics.embeddings import Embeddings
-from metrics.mean_metric import MeanMetric
-from metrics.picture_metric import BackboneMetric, Drawn
+from metrics.mean_metric import MeanBackboneMetric
+from metrics.picture_metric import Drawn
 
 
 def image_similarity(generated: Tensor, real: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def image_similarity(generated: Tensor, real: Tensor) -> Tensor:
     With the [CLS] token of DINO ViT-S/16 it is DINO of DreamBooth (arXiv:2208.12242, section 4.1), with CLIP's
     embedding its CLIP-I.
     """
-    return (F.normalize(generated.double(), dim=1) @ F.normalize(real.double(), dim=1).T).mean()
+    return cosines(generated, real).mean()
 
 
 def self_similarity(pictures: Tensor) -> Tensor:
@@ -25,12 +25,11 @@ def self_similarity(pictures: Tensor) -> Tensor:
 
     That a picture is not compared with itself is not stated in the sources.
     """
-    rows = F.normalize(pictures.double(), dim=1)
-    cosines = rows @ rows.T
-    return (cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1))
+    every = cosines(pictures, pictures)
+    return (every.sum() - every.trace()) / (len(pictures) * (len(pictures) - 1))
 
 
-class ImageSimilarity(BackboneMetric, MeanMetric):
+class ImageSimilarity(MeanBackboneMetric):
     """`image_similarity` to the held-out pictures of the subject, or to those it learned from where none are held out.
 
     Under several processes each updates with its share of the generated pictures, and with all of the real ones.
@@ -43,9 +42,6 @@ class ImageSimilarity(BackboneMetric, MeanMetric):
     name = "image_similarity"
     no_reference = "no pictures are held out, and a single training picture has no other to be compared with"
     higher_is_better = True
-
-    def __init__(self, *, backbone: str, weights: str | None) -> None:
-        super().__init__(backbone, weights)
 
     def update(self, generated: Tensor, real: Tensor | None) -> None:
         """Takes embeddings `[N, D]` and `[M, D]`; None for `self_similarity` of the first, N at least 2."""

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from metrics.picture_metric import BackboneMetric
+
 
 class MeanMetric(Metric):
     """A mean whose sums are added up over processes, in float64."""
@@ -25,3 +27,14 @@ class MeanMetric(Metric):
 
     def compute(self) -> Tensor:
         return self.total / self.count
+
+
+class MeanBackboneMetric(BackboneMetric, MeanMetric):
+    """A mean over pictures of what one backbone sees.
+
+    Args:
+        backbone, weights: see `checks.backbones.backbone_source`.
+    """
+
+    def __init__(self, *, backbone: str, weights: str | None) -> None:
+        super().__init__(backbone, weights)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.subject import Subject
+from metrics.cosines import cosines
 from metrics.embeddings import Embeddings
-from metrics.mean_metric import MeanMetric
-from metrics.picture_metric import BackboneMetric, Drawn
+from metrics.mean_metric import MeanBackboneMetric
+from metrics.picture_metric import Drawn
 
 
 def nearest_training_similarity(generated: Tensor, training: Tensor) -> Tensor:
@@ -16,10 +16,10 @@ def nearest_training_similarity(generated: Tensor, training: Tensor) -> Tensor:
 
     1 for a copy. A figure of ours, not stated in the sources.
     """
-    return (F.normalize(generated.double(), dim=1) @ F.normalize(training.double(), dim=1).T).amax(1)
+    return cosines(generated, training).amax(1)
 
 
-class NearestTrainingSimilarity(BackboneMetric, MeanMetric):
+class NearestTrainingSimilarity(MeanBackboneMetric):
     """Mean of `nearest_training_similarity` over the pictures; of real pictures, over the held-out ones.
 
     Under several processes each updates with its share of the generated pictures, and with all training pictures.
@@ -31,9 +31,6 @@ class NearestTrainingSimilarity(BackboneMetric, MeanMetric):
     name = "nearest_training_similarity"
     no_reference = "no pictures are held out, and each training picture is its own nearest one"
     higher_is_better = False
-
-    def __init__(self, *, backbone: str, weights: str | None) -> None:
-        super().__init__(backbone, weights)
 
     def update(self, generated: Tensor, training: Tensor) -> None:
         """Takes embeddings `[N, D]` and `[M, D]`."""

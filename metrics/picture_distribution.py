@@ -75,9 +75,6 @@ class DistributionMetric(BackboneMetric):
         self.update(self.embed(embeddings, drawn.pictures), real=False)
         return len(drawn.pictures)
 
-    def look_at_real(self, subject: Subject, embeddings: Embeddings) -> int:
-        return 0
-
     def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:
         return {
             "description": f"{self.name.upper()} to the pictures in {self.real}, features of {self.backbone}",

@@ -62,9 +62,9 @@ class PictureMetric(Metric, ABC):
     def look(self, drawn: Drawn, subject: Subject, embeddings: Embeddings) -> int:
         """Updates the states with one model's pictures; returns how many."""
 
-    @abstractmethod
     def look_at_real(self, subject: Subject, embeddings: Embeddings) -> int:
         """Updates the states with real pictures of the subject; returns how many, 0 where they have no such figure."""
+        return 0
 
     @abstractmethod
     def describe(self, subject: Subject, embeddings: Embeddings) -> dict[str, Any]:

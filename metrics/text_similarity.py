@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from checks.backbones import backbone_source
 from datamodules.subject import Subject
 from metrics.embeddings import Embeddings
-from metrics.mean_metric import MeanMetric
-from metrics.picture_metric import PRIOR_TEMPLATE, BackboneMetric, Drawn
+from metrics.mean_metric import MeanBackboneMetric
+from metrics.picture_metric import PRIOR_TEMPLATE, Drawn
 
 
 def text_similarity(pictures: Tensor, prompts: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def text_similarity(pictures: Tensor, prompts: Tensor) -> Tensor:
     return F.cosine_similarity(pictures.double(), prompts.double(), dim=1)
 
 
-class TextSimilarity(BackboneMetric, MeanMetric):
+class TextSimilarity(MeanBackboneMetric):
     """Mean of `text_similarity`, the prompts with the class word in the place of the subject's identifier.
 
     Of real pictures: the held-out ones with their own captions, or those trained on where none are held out.
@@ -31,9 +31,6 @@ class TextSimilarity(BackboneMetric, MeanMetric):
 
     name = "text_similarity"
     higher_is_better = True
-
-    def __init__(self, *, backbone: str, weights: str | None) -> None:
-        super().__init__(backbone, weights)
 
     def check(self, *, num_pictures: int, images_per_prompt: int) -> None:
         """Also refuses a model that cannot read; see `PictureMetric.check`."""

@@ -170,6 +170,13 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def carry_over(metrics: Path, save_dir: Path) -> None:
+    """Copies the curves of a resumed run into the new run's folder, where `MetricsCSV` cuts and continues them."""
+    target = save_dir / metrics.name
+    if metrics.is_file() and not target.exists():
+        shutil.copy(metrics, target)
+
+
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and checked rows; a last line without its end was torn by a kill and is left out."""
     text = path.read_bytes().decode("utf-8", errors="replace")
@@ -209,10 +216,3 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def carry_over(metrics: Path, save_dir: Path) -> None:
-    """Copies the curves of a resumed run into the new run's folder, where `MetricsCSV` cuts and continues them."""
-    target = save_dir / metrics.name
-    if metrics.is_file() and not target.exists():
-        shutil.copy(metrics, target)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image, ImageOps
 
 from report.diagnostic_grids import DiagnosticGrid, diagnostic_grids
@@ -48,6 +48,16 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
     "heldout/parallel_cosine": "Cosine of the consistency guidance and classifier-free guidance.",
     "heldout/parallel": "Share of the consistency guidance that is parallel to CFG: what is rescaled.",
 }
+# Text for those who cannot see the picture, and what stands below it.
+_ATTENTION = (
+    "Grid of attention maps: a column for each picture with its class, and below it a row for each model.",
+    "Where the [CLS] token looks, mean over the heads; each map from its least value (dark) to its greatest (bright).",
+)
+_TRAINING = (
+    "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step.",
+    "The tuned model under the same prompts from the same noise, in fewer denoising steps than the samples above and "
+    "with classifier-free guidance.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,14 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
     for name in ("config.yaml", "metrics.csv"):
         if not (run_dir / name).is_file():
             raise FileNotFoundError(f"{run_dir / name} is missing: {run_dir} is not the folder of a run")
+    text = _template().render(_content(run_dir))
+    temporary = page.with_name(".report.html.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, page)
+    return page
+
+
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # prompts and configs are text from users
@@ -98,28 +116,29 @@ def write_report(run_dir: Path, *, force: bool) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "duration": _duration}
-    points = read_metrics(run_dir / "metrics.csv")
-    text = environment.get_template("page.html.jinja").render(
-        summary=_summary(run_dir / "metrics.json"),
-        provenance=_provenance(run_dir / "provenance.json"),
-        classifier=(run_dir / "attention").is_dir(),
-        attention=_attention(run_dir / "attention" / "grid.png"),
-        references=_folder(run_dir / "references", "Training picture"),
-        heldout=_folder(run_dir / "references" / "heldout", "Held-out picture"),
-        samples=_samples(run_dir / "samples" / "samples.json"),
-        training=_training(run_dir / "samples" / "training.png"),
-        diagnostics=_diagnostics(run_dir / "samples"),
-        guidance=guidance_plots(run_dir / "samples" / GUIDANCE),
-        guidance_grid=_guidance_grid(run_dir / "samples"),
-        curves=_curves(points),
-        paired=paired_plots(points),
-        families=_families(points),
-        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
-    )
-    temporary = page.with_name(".report.html.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    return environment.get_template("page.html.jinja")
+
+
+def _content(run_dir: Path) -> dict[str, Any]:
+    """What the template shows, by the names that it has for it."""
+    samples, points = run_dir / "samples", read_metrics(run_dir / "metrics.csv")
+    return {
+        "summary": _summary(run_dir / "metrics.json"),
+        "provenance": _provenance(run_dir / "provenance.json"),
+        "classifier": (run_dir / "attention").is_dir(),
+        "attention": _whole(run_dir / "attention" / "grid.png", *_ATTENTION),
+        "references": _folder(run_dir / "references", "Training picture"),
+        "heldout": _folder(run_dir / "references" / "heldout", "Held-out picture"),
+        "samples": _samples(samples / "samples.json"),
+        "training": _whole(samples / "training.png", *_TRAINING),
+        "diagnostics": _diagnostics(samples),
+        "guidance": guidance_plots(samples / GUIDANCE),
+        "guidance_grid": _guidance_grid(samples),
+        "curves": _curves(points),
+        "paired": paired_plots(points),
+        "families": _families(points),
+        "config": (run_dir / "config.yaml").read_text(encoding="utf-8"),
+    }
 
 
 def _json(path: Path, kind: type) -> Any:
@@ -189,26 +208,13 @@ def _diagnostics(samples: Path) -> list[tuple[DiagnosticGrid, Picture]]:
     return [(each, _picture(each.path, each.alt, "", whole=True)) for each in found]
 
 
-def _attention(path: Path) -> Picture | None:
-    alt = "Grid of attention maps: a column for each picture with its class, and below it a row for each model."
-    caption = (
-        "Where the [CLS] token looks, mean over the heads; each map from its least value (dark) to its greatest "
-        "(bright)."
-    )
-    return _picture(path, alt, caption, whole=True) if path.is_file() else None
-
-
 def _guidance_grid(folder: Path) -> Picture | None:
     texts = guidance_grid_texts(folder / GUIDANCE_GRID_RECORD)
     return _picture(folder / GUIDANCE_GRID, *texts, whole=True) if texts else None
 
 
-def _training(path: Path) -> Picture | None:
-    alt = "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step."
-    caption = (
-        "The tuned model under the same prompts from the same noise, in fewer denoising steps than the samples above "
-        "and with classifier-free guidance."
-    )
+def _whole(path: Path, alt: str, caption: str) -> Picture | None:
+    """As it is, if it was drawn."""
     return _picture(path, alt, caption, whole=True) if path.is_file() else None
 
 

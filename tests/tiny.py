@@ -1,6 +1,7 @@
 """Models with random weights, small enough to build and train in a second."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -26,27 +27,37 @@ def tiny_vae() -> AutoencoderKL:
     )
 
 
+def tiny_text_config(tokenizer: Any, **changes: Any) -> CLIPTextConfig:
+    """Of a text encoder of 32 tokens, 32 wide."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 32,
+    }  # fmt: skip
+    return CLIPTextConfig(**config | ids | changes)
+
+
+def tiny_unet(**changes: Any) -> UNet2DConditionModel:
+    """A UNet of 8 px latents with attention in one block on the way down and one up, with random weights."""
+    config = {
+        "sample_size": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 2,
+    }
+    return UNet2DConditionModel(**config | changes)
+
+
 def save_tiny_sd(folder: Path, *, prediction_type: str = "epsilon") -> Path:
     """A `StableDiffusionPipeline` folder for 32 px pictures, with random weights of seed 0."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(max_length=32)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=32, **ids,
-        )
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-    )
+    text_encoder = CLIPTextModel(tiny_text_config(tokenizer))
+    unet = tiny_unet()
     StableDiffusionPipeline(
         vae=tiny_vae(),
         text_encoder=text_encoder,

@@ -16,7 +16,8 @@ import torch
 from hydra.utils import instantiate
 from peft import LoraConfig
 
-from benchmarks.shared.lanes import ROOT, FunctionLane, TrainerLane, compose_run, draw_bars_nowhere, lines, timed
+from benchmarks.shared.command import ROOT
+from benchmarks.shared.lanes import FunctionLane, TrainerLane, compose_run, draw_bars_nowhere, lines, timed
 from sampling.guidance import (
     REFERENCE_CONDITIONAL,
     REFERENCE_UNCONDITIONAL,

@@ -17,6 +17,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+from benchmarks.shared.command import ROOT
 from benchmarks.shared.lanes import FunctionLane, TrainerLane, build, compose_run, draw_bars_nowhere, lines, timed
 
 BOUND = 1.05
@@ -40,8 +41,8 @@ def peak_mib(rows: str, folder: str) -> float:
 
 def memory(folder: str) -> None:
     for rows in ("cls", "all"):
-        command = [sys.executable, __file__, "--peak", rows, folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", __spec__.name, "--peak", rows, folder]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         print(f"peak memory, ViT-Small, 224 px, rows={rows}: {done.stdout.split()[-1]} MiB")
 
 

@@ -1,4 +1,4 @@
-"""DreamBooth with LoRA as one writes it by hand with diffusers and PEFT: the yardstick of `step_cost.py`."""
+"""DreamBooth with LoRA as one writes it by hand with diffusers and PEFT: the yardstick of `step.py`."""
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline

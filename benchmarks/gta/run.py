@@ -10,18 +10,16 @@ command goes on where it was interrupted. Other data:
 import argparse
 import json
 import os
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.gta.table import Results, write
+from benchmarks.shared.command import ROOT, positive, typed
 from benchmarks.shared.pool import claim, fit, recipe_hash, run_all
-
-ROOT = Path(__file__).parents[2]
 
 WEIGHTS: dict[str, tuple[str, tuple[float, ...] | None] | None] = {  # the key and values of the weight to choose
     "linear_probe_vit": None,
@@ -112,36 +110,49 @@ def chosen_weight(accuracy: dict[float, float]) -> float:
     return best[(len(best) - 1) // 2]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.15, 0.3, 0.5, 1.0])
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--root", type=Path, default=ROOT / "runs/benchmark_gta")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark_gta.md")
-    parser.add_argument("overrides", nargs="*", help="of run.py, for every run")
-    options = parser.parse_intermixed_args()
-    bench = Bench(options.root, tuple(options.overrides), options.workers)
-    recipes = [[f"experiment={name}", *bench.overrides] for name in WEIGHTS]
-    made_with = {"overrides": list(bench.overrides), "recipe": recipe_hash(recipes, "assets/sprites-vit")}
-    claim(bench.root, made_with)
-    fractions = sorted(options.fractions)
-    tried = weights_tried(fractions)
-    count = len(tried) + len(WEIGHTS) * len(fractions) * options.seeds
-    minutes = count * RUN_SECONDS / options.workers / 60
-    print(f"{count} runs × {RUN_SECONDS} s / {options.workers} processes: about {minutes:.0f} minutes in all")
-    started = time.perf_counter()
-    bench.train_all(tried, "choosing weights")
+def choose(bench: Bench, tried: Sequence[Run], fractions: Iterable[float]) -> dict[tuple[str, float], float | None]:
+    """The weight of every method at every share, by its mean accuracy over the seeds; None where it has none."""
     chosen: dict[tuple[str, float], float | None] = {}
     for fraction in fractions:
         for experiment in WEIGHTS:
-            mine = [run for run in tried if (run.experiment, run.fraction) == (experiment, fraction)]
             scores: dict[float, list[float]] = {}
-            for run in mine:
-                scores.setdefault(float(run.weight or 0), []).append(bench.figures(run)["validation/accuracy"])
+            for run in tried:
+                if (run.experiment, run.fraction) == (experiment, fraction):
+                    scores.setdefault(float(run.weight or 0), []).append(bench.figures(run)["validation/accuracy"])
             accuracy = {weight: mean(values) for weight, values in scores.items()}
             chosen[experiment, fraction] = chosen_weight(accuracy) if accuracy else None
         chosen["gta_transmix_vit", fraction] = chosen["gta_vit", fraction]
+    return chosen
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.15, 0.3, 0.5, 1.0])
+    parser.add_argument("--seeds", type=positive, default=4)
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1)
+    parser.add_argument("--root", type=Path, default=ROOT / "runs/benchmark_gta")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark_gta.md")
+    parser.add_argument("overrides", nargs="*", help="of run.py, for every run")
+    return parser.parse_intermixed_args()
+
+
+def announce(count: int, workers: int) -> None:
+    """How long that many runs will take."""
+    minutes = count * RUN_SECONDS / workers / 60
+    print(f"{count} runs × {RUN_SECONDS} s / {workers} processes: about {minutes:.0f} minutes in all")
+
+
+def main() -> None:
+    options = parse()
+    bench = Bench(options.root, tuple(options.overrides), options.workers)
+    recipes = [[f"experiment={name}", *bench.overrides] for name in WEIGHTS]
+    claim(bench.root, {"overrides": list(bench.overrides), "recipe": recipe_hash(recipes, "assets/sprites-vit")})
+    fractions = sorted(options.fractions)
+    tried = weights_tried(fractions)
+    announce(len(tried) + len(WEIGHTS) * len(fractions) * options.seeds, bench.workers)
+    started = time.perf_counter()
+    bench.train_all(tried, "choosing weights")
+    chosen = choose(bench, tried, fractions)
     runs = {
         (experiment, fraction): [Run(experiment, fraction, seed, weight, 0.0) for seed in range(options.seeds)]
         for (experiment, fraction), weight in chosen.items()
@@ -152,7 +163,7 @@ def main() -> None:
         weights=chosen,
         tried={experiment: key[1] for experiment, key in WEIGHTS.items() if key and key[1]},
         record=bench.record(runs["gta_vit", fractions[-1]][0]),
-        command=" ".join(["python -m benchmarks.gta.run", *sys.argv[1:]]),
+        command=typed(__spec__.name),
     )
     write(options.out, results)
     minutes = (time.perf_counter() - started) / 60

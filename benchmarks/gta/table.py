@@ -1,4 +1,4 @@
-"""What `benchmarks/gta/run.py` writes: tables with standard errors under a paragraph that says what they mean."""
+"""What `run.py` writes: tables with standard errors under a paragraph that says what they mean."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods.plan import DEFAULT
+from benchmarks.shared.command import ROOT, positive, typed
 from benchmarks.shared.pool import claim, recipe_hash, run_all
 
-ROOT = Path(__file__).parents[2]
-SUBJECTS = (
-    "heart_face",
-    "star_badge",
-    "triangle_halves",
-    "moon_halves",
-)  # those that benchmarks/methods/run.py reports
-PROMPTS, PICTURES, DENOISING_STEPS = 10, 2, 15  # as there: of each subject, and pictures of each prompt
+# What benchmarks.methods reports: pictures of each prompt of each subject.
+SUBJECTS, PROMPTS, PICTURES = DEFAULT.subjects, DEFAULT.prompts, DEFAULT.pictures
+DENOISING_STEPS = DEFAULT.denoising_steps
 GUIDANCE_SCALES = (None, 1.5, 2.5, 5.5, 7.5)  # of CFG; None is the model's own, as of everything else
 EXPERIMENTS = ("dreambooth", "apt_dreambooth", "dco_dreambooth")
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
@@ -137,9 +134,9 @@ def draw(folder: Path, subject: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("runs/benchmark_guidance"), help="folder of the pictures")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmark.md"))
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    parser.add_argument("--root", type=Path, default=ROOT / "runs/benchmark_guidance", help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of one thread each")
     args = parser.parse_args()
     root = args.root.resolve()
     recipes = [[f"experiment={name}"] for name in EXPERIMENTS]
@@ -159,7 +156,7 @@ def main() -> None:
     from benchmarks.shared.scores import Scores
 
     scores = Scores(PROMPTS)
-    write(root, args.out, variants(), SUBJECTS, scores, copies=PICTURES, command=" ".join(["python", *sys.argv]))
+    write(root, args.out, variants(), SUBJECTS, scores, copies=PICTURES, command=typed(__spec__.name))
     print(
         f"{(time.perf_counter() - began) / 60:.1f} minutes; the result lies in {args.out}, all pictures in {args.root}"
     )

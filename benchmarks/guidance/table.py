@@ -1,4 +1,4 @@
-"""The scores of `benchmarks/guidance/run.py`: a table, the picture of the front, and which rule it favours."""
+"""The scores of `run.py`: a table, the picture of the front, and which rule it favours."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.shared.curves import front_area
 from benchmarks.shared.scores import Scores
-from benchmarks.shared.section import write_section
+from benchmarks.shared.section import table_row, write_section
 from report.provenance import provenance
 
-ROOT = Path(__file__).parents[2]
 Score = tuple[float, float]  # identity, adherence
 
 
@@ -38,6 +37,52 @@ def with_error(values: Sequence[float], digits: int) -> str:
     return f"{mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
+def fronts(found: Mapping[str, Mapping[str, Score]], lines: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    """Of every line of scales and each subject, the area it dominates above the base's identity and no adherence."""
+    return {
+        label: [
+            front_area([found[name][subject] for name in names], floor=(base[0], 0.0))
+            for subject, base in found["base"].items()
+        ]
+        for label, names in lines.items()
+    }
+
+
+def protocol(subjects: Sequence[str], prompts: int, copies: int, command: str) -> str:
+    """What was run, and what the figures are."""
+    return (
+        f"`{command}`, commit {provenance()['git_commit']}. {len(subjects)} subjects ({', '.join(subjects)}), one run "
+        f"of each method with its experiment's settings, {copies} pictures of each of {prompts} evaluation "
+        "prompts, the same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine of "
+        "the object to that of held-out pictures (`assets/sprites-identity`), without the prompts that repaint it. "
+        "Adherence: share of the pictures in which the judge (`assets/sprites-judge`) finds all that the prompt asks "
+        "for. Base: the pretrained model, given the class word."
+    )
+
+
+def scores_section(found: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """A row a variant."""
+    rows = [
+        [name, *(with_error([score[axis] for score in by.values()], 3) for axis in (0, 1))]
+        for name, by in found.items()
+    ]
+    head = ["## Scores", "", "| method and guidance | identity | adherence |", "|---|---:|---:|"]
+    return [*head, *map(table_row, rows)]
+
+
+def areas_section(areas: Mapping[str, Sequence[float]]) -> list[str]:
+    """A row a line of scales."""
+    return [
+        "## Area under each front",
+        "",
+        "What a line of scales dominates above the base model's identity and no adherence, per subject.",
+        "",
+        "| line | area |",
+        "|---|---:|",
+        *(table_row([label, with_error(values, 3)]) for label, values in areas.items()),
+    ]
+
+
 def write(
     root: Path, out: Path, variants: Sequence[Any], subjects: Sequence[str], scores: Scores, *, copies: int,
     command: str,
@@ -46,25 +91,14 @@ def write(
     found = scores_of(root, ["base", *(variant.name for variant in variants)], subjects, scores, copies)
     labels = list(dict.fromkeys(variant.label for variant in variants))
     lines = {label: [variant.name for variant in variants if variant.label == label] for label in labels}
-    areas = {
-        label: [
-            front_area([found[name][subject] for name in names], floor=(found["base"][subject][0], 0.0))
-            for subject in subjects
-        ]
-        for label, names in lines.items()
-    }
+    areas = fronts(found, lines)
     plot, grid = (out.with_name(f"{out.stem}_guidance{kind}.png") for kind in ("", "_grid"))
     page = [
         "# Guidance: identity against prompt adherence",
         "",
         verdict(areas),
         "",
-        f"`{command}`, commit {provenance()['git_commit']}. {len(subjects)} subjects ({', '.join(subjects)}), one run "
-        f"of each method with its experiment's settings, {copies} pictures of each of {scores.prompts} evaluation "
-        "prompts, the same noise under every guidance; mean ± standard error over subjects. Identity: mean cosine of "
-        "the object to that of held-out pictures (`assets/sprites-identity`), without the prompts that repaint it. "
-        "Adherence: share of the pictures in which the judge (`assets/sprites-judge`) finds all that the prompt asks "
-        "for. Base: the pretrained model, given the class word.",
+        protocol(subjects, scores.prompts, copies, command),
         "",
         f"![identity against adherence]({plot.name})",
         "",
@@ -72,22 +106,9 @@ def write(
         "",
         f"![pictures by scale and guidance]({grid.name})",
         "",
-        "## Scores",
+        *scores_section(found),
         "",
-        "| method and guidance | identity | adherence |",
-        "|---|---:|---:|",
-        *(
-            f"| {name} | {with_error([s[0] for s in by.values()], 3)} | {with_error([s[1] for s in by.values()], 3)} |"
-            for name, by in found.items()
-        ),
-        "",
-        "## Area under each front",
-        "",
-        "What a line of scales dominates above the base model's identity and no adherence, per subject.",
-        "",
-        "| line | area |",
-        "|---|---:|",
-        *(f"| {label} | {with_error(values, 3)} |" for label, values in areas.items()),
+        *areas_section(areas),
         "",
     ]
     draw_front(found, lines, plot)  # behind the page, which names a commit: git is dirty from here on

@@ -3,12 +3,11 @@
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as L
 
-if TYPE_CHECKING:
-    from benchmarks.methods.run import Size
+from benchmarks.methods.plan import Size
 
 
 class DrawAlong(L.Callback):
@@ -20,7 +19,7 @@ class DrawAlong(L.Callback):
         size: at which steps, and how much.
     """
 
-    def __init__(self, folder: Path, untouched: Path, size: "Size") -> None:
+    def __init__(self, folder: Path, untouched: Path, size: Size) -> None:
         self.folder, self.untouched, self.size = folder, untouched, size
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:

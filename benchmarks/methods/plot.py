@@ -1,17 +1,14 @@
-"""The curves and the grid of pictures beside the tables of `methods_table.py`."""
+"""The curves and the grid of pictures beside the tables of `table.py`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.methods.plan import Run, Size
 from benchmarks.shared.scores import RunScores
-
-if TYPE_CHECKING:
-    from benchmarks.methods.run import Run, Size
 
 
 def draw_curves(
@@ -33,7 +30,7 @@ def draw_curves(
     return figure
 
 
-def draw_grid(root: Path, runs: Mapping[str, "Run"], size: "Size", path: Path, *, tile: int = 80) -> None:
+def draw_grid(root: Path, runs: Mapping[str, Run], size: Size, path: Path, *, tile: int = 80) -> None:
     """A row for each method, a column for each prompt, the first copy of each."""
     left = 170
     grid = Image.new("RGB", (left + tile * size.prompts, tile * len(runs)), "white")

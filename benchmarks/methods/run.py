@@ -10,128 +10,27 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.methods.draw_along import DrawAlong
+from benchmarks.methods.plan import METHODS, SETTINGS, SIZES, Run, Size, trials, with_chosen
+from benchmarks.shared.command import ROOT, positive, typed
 from benchmarks.shared.pool import claim, recipe_hash, run_all
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from benchmarks.shared.scores import RunScores, Scores
+
 ASSET = "assets/sprites-sd"  # the others only score
-INDICATOR, STABILIZATION, ALIGNMENT = "overfitting_indicator", "representation_stabilization", "attention_alignment"
-PARTS = (INDICATOR, STABILIZATION, ALIGNMENT)
-PRIOR = "prior_preservation"
-AUGMENTATION = "model.indicator_augmentation=true"  # which this model leaves out
-METHODS: dict[str, tuple[str, tuple[str, ...]]] = {  # the experiment and, of its parts, those that stay
-    "DreamBooth": ("dreambooth", ()),
-    "DreamBooth + prior": ("dreambooth_prior", (PRIOR,)),
-    "APT": ("apt_dreambooth", PARTS),
-    "APT without indicator": ("apt_dreambooth", (STABILIZATION, ALIGNMENT)),
-    "APT without stabilization": ("apt_dreambooth", (INDICATOR, ALIGNMENT)),
-    "APT without alignment": ("apt_dreambooth", (INDICATOR, STABILIZATION)),
-    "indicator alone": ("apt_dreambooth", (INDICATOR,)),
-    "stabilization alone": ("apt_dreambooth", (STABILIZATION,)),
-    "alignment alone": ("apt_dreambooth", (ALIGNMENT,)),
-}
-APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
-    "defaults": {},
-    "augmentation": {INDICATOR: (AUGMENTATION,)},
-    "augmentation of at most a tenth": {
-        INDICATOR: (AUGMENTATION, "regularizer.overfitting_indicator.max_probability=0.1")
-    },
-    "augmentation, zoom at most 1.5": {INDICATOR: (AUGMENTATION, "module.augmentation.max_zoom=1.5")},
-    "augmentation, border left out": {INDICATOR: (AUGMENTATION, "module.augmentation.mask_border=true")},
-    "T = 4": {INDICATOR: ("model.indicator_scale=4",)},
-    "T = 64": {INDICATOR: ("model.indicator_scale=64",)},
-    "sites in the whole UNet": {
-        STABILIZATION: ("regularizer.representation_stabilization.sites=['*.attn1']",),
-        ALIGNMENT: ("regularizer.attention_alignment.sites=['*.attn2']",),
-    },
-    "weights × 10": {
-        STABILIZATION: ("regularizer.representation_stabilization.weight=0.15",),
-        ALIGNMENT: ("regularizer.attention_alignment.weight=1",),
-    },
-    "weights × 100": {
-        STABILIZATION: ("regularizer.representation_stabilization.weight=1.5",),
-        ALIGNMENT: ("regularizer.attention_alignment.weight=10",),
-    },
-}
-SETTINGS = {  # to choose from, of the methods of one experiment: that of them which has every part tries them
-    "DreamBooth + prior": {
-        f"weight {weight}": {PRIOR: (f"regularizer.prior_preservation.weight={weight}",)} for weight in (0.3, 1, 3)
-    },
-    "APT": APT_SETTINGS,
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is run; `seconds` of one run on one core of the machine that docs/benchmark.md was made on."""
-
-    chosen_on: tuple[str, ...]
-    subjects: tuple[str, ...]
-    seeds: int
-    prompts: int
-    pictures: int
-    steps: tuple[int, ...]
-    denoising_steps: int
-    seconds: int
-
-
-DEFAULT = Size(
-    chosen_on=("square_bolt", "circle_quarters"),
-    subjects=("heart_face", "star_badge", "triangle_halves", "moon_halves"),
-    seeds=2,
-    prompts=10,
-    pictures=2,
-    steps=(0, 50, 100, 200, 300),
-    denoising_steps=15,
-    seconds=83,
-)
-FULL = replace(
-    DEFAULT,
-    seeds=5,
-    prompts=20,
-    pictures=4,
-    steps=(0, 50, 100, 150, 200, 300, 400, 600),
-    denoising_steps=20,
-    seconds=340,  # reckoned from the default's, not measured
-)
-SIZES = {"default": DEFAULT, "full": FULL}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of a method of `METHODS`, with a choice of `SETTINGS` for those parts that it has."""
-
-    method: str
-    settings: str
-    subject: str
-    seed: int
-
-    def folder(self, root: Path) -> Path:
-        settings = f", {self.settings}" if METHODS[self.method][1] else ""
-        return root / self.subject / f"{self.method}{settings}, seed {self.seed}"
-
-    def overrides(self) -> list[str]:
-        experiment, parts = METHODS[self.method]
-        whole = tried_by(self.method)
-        dropped = [f"~regularizer.{part}" for part in METHODS[whole][1] if part not in parts]
-        settings = [each for part in parts for each in SETTINGS[whole][self.settings].get(part, ())]
-        return [
-            f"experiment={experiment}", *dropped, *settings, f"data.subject={self.subject}", f"seed={self.seed}"
-        ]  # fmt: skip
 
 
 def train(run: Run, root: Path, size: Size) -> None:
     """Trains and draws, and notes with which commit; the folder appears when it is complete."""
     import torch
 
+    from benchmarks.methods.draw_along import DrawAlong
     from benchmarks.shared.lanes import build, compose_run
     from report.provenance import write_provenance
 
@@ -155,44 +54,48 @@ def train(run: Run, root: Path, size: Size) -> None:
     unfinished.replace(folder)
 
 
-def tried_by(method: str) -> str:
-    """The method that has every part of this one's experiment, the first: its settings serve both."""
-    return next(name for name, (experiment, _) in METHODS.items() if experiment == METHODS[method][0])
-
-
-def runs(choices: Iterable[tuple[str, str]], subjects: Iterable[str], seeds: int) -> list[Run]:
-    """Every combination with these methods and settings; one seed after the other: a first table is there early."""
-    every = product(range(seeds), subjects, choices)
-    return [Run(method, settings, subject, seed) for seed, subject, (method, settings) in every]
-
-
-def trials(size: Size) -> list[Run]:
-    """Those that settings are chosen by."""
-    return runs([(method, name) for method in SETTINGS for name in SETTINGS[method]], size.chosen_on, 1)
-
-
-def with_chosen(chosen: Mapping[str, str], size: Size) -> list[Run]:
-    """Those that are reported, every method with the settings `chosen` of `SETTINGS`."""
-    return runs([(method, chosen.get(tried_by(method), "")) for method in METHODS], size.subjects, size.seeds)
-
-
-def positive(text: str) -> int:
-    """An argparse type.
-
-    Raises:
-        ArgumentTypeError: `text` is no whole number above 0.
-    """
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def commit_of(folder: Path) -> str:
     """The commit that a run was made with, by the `provenance.json` that `train` writes."""
     return str(json.loads((folder / "provenance.json").read_text())["git_commit"])
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Bench:
+    """Where runs lie, how much of them there is, and how many are made at a time, in processes of one thread each."""
+
+    root: Path
+    size: Size
+    workers: int
+
+    def train_all(self, runs: Sequence[Run], what: str) -> None:
+        """Trains what is missing."""
+        left = [(run, self.root, self.size) for run in runs if not run.folder(self.root).exists()]
+        run_all(train, left, workers=self.workers, what=what)
+
+    def score(self, scores: "Scores", run: Run) -> "RunScores":
+        """What the run's pictures show, a row a step."""
+        folders = [run.folder(self.root) / f"{step}" for step in self.size.steps]
+        return scores.of(folders, run.subject, self.size.pictures)
+
+    def tried(self, scores: "Scores", runs: Sequence[Run]) -> dict[str, dict[str, list["RunScores"]]]:
+        """Of every method and each of its settings, a run of every subject that is chosen on."""
+
+        def of(method: str, settings: str) -> list["RunScores"]:
+            return [self.score(scores, run) for run in runs if (run.method, run.settings) == (method, settings)]
+
+        return {method: {name: of(method, name) for name in names} for method, names in SETTINGS.items()}
+
+    def table(self, scores: "Scores", runs: Sequence[Run]) -> dict[str, list[list["RunScores"]]]:
+        """Of every method, `[subjects][seeds]`."""
+
+        def of(method: str, subject: str) -> list["RunScores"]:  # seed by seed
+            return [self.score(scores, run) for run in runs if (run.method, run.subject) == (method, subject)]
+
+        return {method: [of(method, subject) for subject in self.size.subjects] for method in METHODS}
+
+
+def parse() -> tuple[Bench, Path]:
+    """What was typed, checked, and the page to write; the folder of the runs is claimed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="default")
     parser.add_argument("--seeds", type=positive, help="fewer than the size has: the rest can be added later")
@@ -205,54 +108,56 @@ def main() -> None:
         parser.error(f"--seeds {options.seeds}: --size {options.size} has {size.seeds}")
     if not options.out.parent.is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
-    recipe = recipe_hash([[f"experiment={name}"] for name, _ in METHODS.values()], ASSET)
-    told = {"seeds": None, "seconds": None}  # neither changes a run
-    made_with = {"size": asdict(size) | told, "methods": [METHODS, SETTINGS], "recipe": recipe}
-    size = replace(size, seeds=options.seeds or size.seeds)
     root = (options.root or ROOT / f"runs/benchmark_{options.size}").resolve()
-    claim(root, made_with)
-    tried = trials(size)
-    count = len(tried) + len(with_chosen({}, size))
-    minutes = count * size.seconds / options.workers / 60
+    claim(root, made_with(size))
+    return Bench(root, replace(size, seeds=options.seeds or size.seeds), options.workers), options.out
+
+
+def made_with(size: Size) -> dict[str, Any]:
+    """All that decides a run of this size."""
+    told = {"seeds": None, "seconds": None}  # neither changes a run
+    recipe = recipe_hash([[f"experiment={name}"] for name, _ in METHODS.values()], ASSET)
+    return {"size": asdict(size) | told, "methods": [METHODS, SETTINGS], "recipe": recipe}
+
+
+def announce(bench: Bench) -> None:
+    """How long it will take."""
+    count = len(trials(bench.size)) + len(with_chosen({}, bench.size))
+    minutes = count * bench.size.seconds / bench.workers / 60
     print(
-        f"{count} runs × {size.seconds} s / {options.workers} processes: about {minutes:.0f} minutes in all, less what "
-        f"lies in {root}"
+        f"{count} runs × {bench.size.seconds} s / {bench.workers} processes: about {minutes:.0f} minutes in all, less "
+        f"what lies in {bench.root}"
     )
+
+
+def shown(reported: Sequence[Run], size: Size) -> Mapping[str, Run]:
+    """The run of each method that the grid of pictures shows: of the first subject and seed."""
+    return {run.method: run for run in reported if (run.subject, run.seed) == (size.subjects[0], 0)}
+
+
+def main() -> None:
+    bench, out = parse()
+    announce(bench)
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.perf_counter()
+    chosen_on = trials(bench.size)
+    bench.train_all(chosen_on, "choosing settings")
 
-    def train_all(todo: list[Run], what: str) -> None:
-        left = [(run, root, size) for run in todo if not run.folder(root).exists()]
-        run_all(train, left, workers=options.workers, what=what)
-
-    train_all(tried, "choosing settings")
-    from benchmarks.methods.table import chosen_settings, write
+    from benchmarks.methods.settings import chosen_settings
+    from benchmarks.methods.table import write
     from benchmarks.shared.scores import Scores
 
-    scores = Scores(size.prompts)
-
-    def score(run: Run) -> Any:
-        return scores.of([run.folder(root) / f"{step}" for step in size.steps], run.subject, size.pictures)
-
-    scored = {
-        method: {name: [score(run) for run in tried if (run.method, run.settings) == (method, name)] for name in names}
-        for method, names in SETTINGS.items()
-    }
-    reported = with_chosen({method: chosen_settings(each) for method, each in scored.items()}, size)
-    train_all(reported, "training")
-    table = {
-        name: [
-            [score(run) for run in reported if (run.method, run.subject) == (name, subject)]  # seed by seed
-            for subject in size.subjects
-        ]
-        for name in METHODS
-    }
-    first = {run.method: run for run in reported if (run.subject, run.seed) == (size.subjects[0], 0)}
-    command = " ".join(["python -m benchmarks.methods.run", *sys.argv[1:]])
-    commits = sorted({commit_of(run.folder(root)) for run in (*tried, *reported)})
-    write(options.out, root, size, scores, table, first, tried=scored, commits=commits, command=command)
+    scores = Scores(bench.size.prompts)
+    tried = bench.tried(scores, chosen_on)
+    reported = with_chosen({method: chosen_settings(each) for method, each in tried.items()}, bench.size)
+    bench.train_all(reported, "training")
+    write(
+        out, bench.root, bench.size, scores, bench.table(scores, reported), shown(reported, bench.size), tried=tried,
+        commits=sorted({commit_of(run.folder(bench.root)) for run in (*chosen_on, *reported)}),
+        command=typed(__spec__.name),
+    )  # fmt: skip
     minutes = (time.perf_counter() - began) / 60
-    print(f"{minutes:.1f} minutes; the result lies in {options.out}, all pictures in {root}")
+    print(f"{minutes:.1f} minutes; the result lies in {out}, all pictures in {bench.root}")
 
 
 if __name__ == "__main__":

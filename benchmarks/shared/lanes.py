@@ -20,8 +20,6 @@ from rich.console import Console
 
 from benchmarks.shared.pool import composed
 
-ROOT = Path(__file__).parents[2]
-
 NOWHERE = open(os.devnull, "w")  # noqa: SIM115  as long as the process
 
 
@@ -104,15 +102,21 @@ class TrainerLane(L.Callback):
 
 
 def timed(
-    lanes: Mapping[str, FunctionLane | TrainerLane], *, rounds: int, block: int, warmup: int
-) -> dict[str, list[float]]:
-    """Milliseconds a step of each lane, block by block, forth and back so that drift of the machine hits all alike."""
+    lanes: Mapping[str, FunctionLane | TrainerLane], *, rounds: int, block: int, warmup: int,
+    warm: Callable[[], Any] = int, after_round: Callable[[], Any] = int,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Milliseconds a step of each lane, block by block, forth and back so that drift of the machine hits all alike.
+
+    `warm` is called behind the warm-up, `after_round` behind every round.
+    """
     for lane in lanes.values():
         lane.block(warmup)
+    warm()
     times: dict[str, list[float]] = {name: [] for name in lanes}
     for number in range(rounds):
         for name in list(lanes)[:: -1 if number % 2 else 1]:
             times[name].append(1e3 * lanes[name].block(block))
+        after_round()
     return times
 
 

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.shared.command import ROOT
 
 
 def run_all(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int, what: str) -> None:

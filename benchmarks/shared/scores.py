@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.shared.command import ROOT
 from benchmarks.shared.lanes import compose_run
 from benchmarks.shared.rendered_as_asked import rendered_as_asked
 from datamodules.subject import Picture, Subject
@@ -20,7 +21,6 @@ from metrics.sprites.attribute_adherence import all_answers, attribute_adherence
 from metrics.sprites.identity import Identity
 from metrics.sprites.sprites_judge import SpritesJudge
 
-ROOT = Path(__file__).parents[2]
 Array = NDArray[np.float64]
 
 

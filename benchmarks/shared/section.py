@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+def table_row(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def write_section(path: Path, lines: Sequence[str], *, first: bool) -> None:
     """Puts a section into the page, in the place of an older one of the same title; the others stay as they are.
 

@@ -8,8 +8,8 @@ what a model draws comes out of it; how much the background alone moves identity
 """
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import timm
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from benchmarks.shared.command import ROOT
+from benchmarks.shared.scores import arrays
 from benchmarks.sprites.judge import reconstruct
 from datamodules.sprites.distractors import KINDS
 from datamodules.sprites.paint import BACKGROUNDS
 from datamodules.sprites.subjects import SUBJECTS, sprite_subject
 from datamodules.sprites.world import POSITIONS, Scene, draw_sprite, mask, render, repainted_scene
+from datamodules.subject import Picture
 from metrics.sprites.identity import SIDE, Identity, crop_features, within_class_whitening
 from metrics.sprites.object_crop import object_crop, object_masks
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "assets/sprites-identity"
 VIT, LAYERS, SHRINKAGE = "assets/sprites-vit", (3, 4, 5), 3e-4
 OBJECTS, SCENES = 400, 4
@@ -70,6 +72,53 @@ def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
+def pictures_of(name: str) -> tuple[list[Picture], list[Picture], dict[str, list[NDArray[np.uint8]]]]:
+    """References and scored pictures of a subject, and the pictures to score: its own, and each kind of distractor."""
+    subject = sprite_subject(
+        subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5,
+        num_heldout=REFERENCES + SCORED, seed=1, judge=None, identity=None, replaces_class_word=False,
+    )  # fmt: skip
+    references, scored = subject.heldout[:REFERENCES], subject.heldout[REFERENCES:]
+    others = subject.distractors[REFERENCES * len(KINDS) :]
+    kinds = {kind: arrays(others[number :: len(KINDS)]) for number, kind in enumerate(KINDS)}
+    return list(references), list(scored), {"subject": arrays(scored)} | kinds
+
+
+def show(title: str, cosines: Mapping[str, Tensor], found: float) -> None:
+    """A row of the table: how well each kind is told, and how well the object is found."""
+    every = torch.cat([cosines[kind] for kind in KINDS])
+    print(
+        title,
+        "  ".join(f"{kind} {area_under_curve(cosines['subject'], cosines[kind]):.3f}" for kind in KINDS),
+        f" all {area_under_curve(cosines['subject'], every):.3f}",
+        " | cosine",
+        "  ".join(f"{kind} {float(values.mean()):.2f}" for kind, values in cosines.items()),
+        f" | object found: IoU {found:.2f}",
+        flush=True,
+    )
+
+
+def told(name: str, identity: Identity, vae: AutoencoderKL) -> None:
+    """Prints how well one subject is told, as rendered and through the autoencoder."""
+    references, scored, pictures = pictures_of(name)
+    score = partial(identity, references=arrays(references), masks=[each.mask for each in references])
+    backgrounds = score(on_every_background(name))
+    ways: dict[str, Callable[[Pictures], Pictures]] = {
+        "rendered": lambda group: group,
+        "reconstructed": lambda group: reconstruct(vae, list(group)),
+    }
+    for what, through in ways.items():
+        shown = {kind: through(group) for kind, group in pictures.items()}
+        cosines = {kind: score(group) for kind, group in shown.items()}
+        overlaps = [overlap(object_masks(p)[0], each.mask) for p, each in zip(shown["subject"], scored, strict=True)]
+        show(f"{name:<16}{what:<14}", cosines, float(np.mean(overlaps)))
+    gap = float(cosines["subject"].mean()) - max(float(cosines[kind].mean()) for kind in KINDS)
+    print(
+        f"{'':<16}background swapped: standard deviation {float(backgrounds.std()):.3f}, largest change "
+        f"{float(backgrounds.max() - backgrounds.min()):.3f}; to the nearest kind of distractor {gap:.2f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", action="store_true", help=f"make {FOLDER.relative_to(ROOT)} anew")
@@ -79,45 +128,7 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(ROOT / "assets/sprites-sd/vae")
     print("area under the curve against each kind of distractor, and mean cosine of the subject and of the kinds")
     for name in SUBJECTS:
-        subject = sprite_subject(
-            subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5,
-            num_heldout=REFERENCES + SCORED, seed=1, judge=None, identity=None, replaces_class_word=False,
-        )  # fmt: skip
-        references, scored = subject.heldout[:REFERENCES], subject.heldout[REFERENCES:]
-        others = subject.distractors[REFERENCES * len(KINDS) :]
-        pictures = {"subject": [np.asarray(each.image) for each in scored]} | {
-            kind: [np.asarray(each.image) for each in others[number :: len(KINDS)]] for number, kind in enumerate(KINDS)
-        }
-        drawn = [np.asarray(each.image) for each in references]
-        masks = [each.mask for each in references]
-
-        def score(group: Pictures, drawn: Pictures = drawn, masks: list[NDArray[np.bool_] | None] = masks) -> Tensor:
-            return identity(group, drawn, masks)
-
-        backgrounds = score(on_every_background(name))
-        for what, through in (
-            ("rendered", lambda group: group),
-            ("reconstructed", lambda group: reconstruct(vae, group)),
-        ):
-            shown = {kind: through(group) for kind, group in pictures.items()}
-            cosines = {kind: score(group) for kind, group in shown.items()}
-            found = np.mean(
-                [overlap(object_masks(p)[0], each.mask) for p, each in zip(shown["subject"], scored, strict=True)]
-            )
-            print(
-                f"{name:<16}{what:<14}",
-                "  ".join(f"{kind} {area_under_curve(cosines['subject'], cosines[kind]):.3f}" for kind in KINDS),
-                f" all {area_under_curve(cosines['subject'], torch.cat([cosines[kind] for kind in KINDS])):.3f}",
-                " | cosine",
-                "  ".join(f"{kind} {float(values.mean()):.2f}" for kind, values in cosines.items()),
-                f" | object found: IoU {found:.2f}",
-                flush=True,
-            )
-        gap = float(cosines["subject"].mean()) - max(float(cosines[kind].mean()) for kind in KINDS)
-        print(
-            f"{'':<16}background swapped: standard deviation {float(backgrounds.std()):.3f}, largest change "
-            f"{float(backgrounds.max() - backgrounds.min()):.3f}; to the nearest kind of distractor {gap:.2f}"
-        )
+        told(name, identity, vae)
 
 
 if __name__ == "__main__":

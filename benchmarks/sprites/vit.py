@@ -6,19 +6,18 @@ pretraining never saw.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 
-ROOT = Path(__file__).parents[2]
-from datamodules.sprites.cluttered import cluttered_picture  # noqa: E402
-from datamodules.sprites.cluttered_objects import CLASSES, draw_member  # noqa: E402
-from datamodules.sprites.pretraining import to_pixel_values  # noqa: E402
-from evaluation.classification import cls_attention_maps  # noqa: E402
-from metrics.localization import AttentionJaccard  # noqa: E402
-from models.attention import ClsAttentionCapture  # noqa: E402
+from benchmarks.shared.command import ROOT
+from datamodules.sprites.cluttered import cluttered_picture
+from datamodules.sprites.cluttered_objects import CLASSES, draw_member
+from datamodules.sprites.pretraining import to_pixel_values
+from evaluation.classification import cls_attention_maps
+from metrics.localization import AttentionJaccard
+from models.attention import ClsAttentionCapture
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """CUB-200-2011, birds (Wah et al., 2011): https://www.vision.caltech.edu/datasets/cub_200_2011."""
 
+from pathlib import Path
+
 from datamodules.classification import ClassificationData, LabelledPicture
-from datamodules.fine_grained.release import Release, assemble, label_of, locate, read_rows
+from datamodules.fine_grained.release import Listed, Release, label_of, read_release, read_rows
 
 RELEASE = Release(
     name="cub200",
@@ -20,15 +22,16 @@ def cub200(*, root: str, fraction: float, validation_share: float, seed: int) ->
 
     Args:
         root: the folder that holds `CUB_200_2011`, or that folder.
-        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
-        validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the subset; the run's own seed is at the top.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
 
     Raises:
         FileNotFoundError: a folder, list or picture (named) is missing.
         ValueError: a list is not the official one, or an argument is out of range.
     """
-    where = locate(RELEASE, root)
+    return read_release(RELEASE, _listed, root, fraction=fraction, validation_share=validation_share, seed=seed)
+
+
+def _listed(where: Path) -> Listed:
     labels = where / "image_class_labels.txt"
     label = dict(read_rows(labels, columns=2))
     is_train = dict(read_rows(where / "train_test_split.txt", columns=2))
@@ -42,15 +45,5 @@ def cub200(*, root: str, fraction: float, validation_share: float, seed: int) ->
         (train if is_train[number] == "1" else test).append(
             LabelledPicture(picture=picture, label=label_of(label[number], RELEASE, labels), name=name)
         )
-    return assemble(
-        RELEASE,
-        where,
-        classes=[
-            name.split(".", 1)[-1].replace("_", " ") for _, name in read_rows(where / "classes.txt", columns=2)
-        ],  # "001.Black_footed_Albatross"
-        train=train,
-        test=test,
-        fraction=fraction,
-        validation_share=validation_share,
-        seed=seed,
-    )
+    names = [name for _, name in read_rows(where / "classes.txt", columns=2)]  # "001.Black_footed_Albatross"
+    return Listed([name.split(".", 1)[-1].replace("_", " ") for name in names], train, test)

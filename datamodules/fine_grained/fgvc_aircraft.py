@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.classification import ClassificationData, LabelledPicture
-from datamodules.fine_grained.release import Release, assemble, locate, read_rows
+from datamodules.fine_grained.release import Listed, Release, read_release, read_rows
 
 VARIANTS, TRAIN, TEST = (
     f"data/{name}.txt" for name in ("variants", "images_variant_trainval", "images_variant_test")
@@ -29,27 +29,22 @@ def fgvc_aircraft(
     Args:
         root: the folder that holds `fgvc-aircraft-2013b`, or that folder.
         download: fetch the dataset (2.75 GB) with torchvision where it is not there.
-        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
-        validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the subset; the run's own seed is at the top.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
 
     Raises:
         FileNotFoundError: a folder, list or picture (named) is missing.
         OSError: the download failed.
         ValueError: a list is not the official one, or an argument is out of range.
     """
-    where = locate(RELEASE, root, download=_download if download else None)
+    return read_release(
+        RELEASE, _listed, root, download=_download if download else None,
+        fraction=fraction, validation_share=validation_share, seed=seed,
+    )  # fmt: skip
+
+
+def _listed(where: Path) -> Listed:
     classes = [line.strip() for line in (where / VARIANTS).read_text(encoding="utf-8").splitlines()]
-    return assemble(
-        RELEASE,
-        where,
-        classes=classes,
-        train=_pictures(where, TRAIN, classes),
-        test=_pictures(where, TEST, classes),
-        fraction=fraction,
-        validation_share=validation_share,
-        seed=seed,
-    )
+    return Listed(classes, _pictures(where, TRAIN, classes), _pictures(where, TEST, classes))
 
 
 def _pictures(where: Path, listed: str, classes: list[str]) -> list[LabelledPicture]:

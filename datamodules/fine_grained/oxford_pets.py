@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.classification import ClassificationData, LabelledPicture
-from datamodules.fine_grained.release import Release, assemble, label_of, locate, read_rows
+from datamodules.fine_grained.release import Listed, Release, label_of, read_release, read_rows
 
 TRAIN, TEST = "annotations/trainval.txt", "annotations/test.txt"
 
@@ -29,29 +29,24 @@ def oxford_pets(
     Args:
         root: the folder that holds `oxford-iiit-pet`, or that folder.
         download: fetch the dataset (0.8 GB) with torchvision where it is not there.
-        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
-        validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the subset; the run's own seed is at the top.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
 
     Raises:
         FileNotFoundError: a folder, list, picture or trimap (named) is missing.
         OSError: the download failed.
         ValueError: a list is not the official one, or an argument is out of range.
     """
-    where = locate(RELEASE, root, download=_download if download else None)
+    return read_release(
+        RELEASE, _listed, root, download=_download if download else None,
+        fraction=fraction, validation_share=validation_share, seed=seed,
+    )  # fmt: skip
+
+
+def _listed(where: Path) -> Listed:
     train, test = _pictures(where, TRAIN), _pictures(where, TEST)
     # "american_bulldog_12.jpg": the breed, and a number within it.
     breeds = {each.label: each.name.rsplit("_", 1)[0] for each in (*test, *train)}
-    return assemble(
-        RELEASE,
-        where,
-        classes=[breeds[label].replace("_", " ").title() for label in sorted(breeds)],
-        train=train,
-        test=test,
-        fraction=fraction,
-        validation_share=validation_share,
-        seed=seed,
-    )
+    return Listed([breeds[label].replace("_", " ").title() for label in sorted(breeds)], train, test)
 
 
 def _pictures(where: Path, listed: str) -> list[LabelledPicture]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.classification import ClassificationData, LabelledPicture, nested_subset, split_validation
+from datamodules.classification import ClassificationData, LabelledPicture, learned_and_held_out
 from datamodules.pictures import SUFFIXES, visible_files
 
 SHOWN = 5  # missing files that a message names
@@ -33,6 +33,54 @@ class Release:
     num_train: int
     num_test: int
     has_unlisted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the lists of a release name: the classes in the order of the labels, and the pictures of either split."""
+
+    classes: Sequence[str]
+    train: Sequence[LabelledPicture]
+    test: Sequence[LabelledPicture]
+
+
+def read_release(
+    release: Release,
+    read_lists: Callable[[Path], Listed],
+    root: str,
+    *,
+    fraction: float,
+    validation_share: float,
+    seed: int,
+    download: Callable[[Path], object] | None = None,
+) -> ClassificationData:
+    """A subset of the training pictures, part of it held out for validation, and all test pictures.
+
+    Args:
+        release: what is looked for.
+        read_lists: called with the folder that holds the files of `release.index`.
+        root, download: see `locate`.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
+
+    Raises:
+        FileNotFoundError: there is no such root, or listed files are missing (how many, the first few by name).
+        OSError: the download failed.
+        ValueError: counts differ, a picture is listed twice or not at all, or a share is out of range.
+    """
+    where = locate(release, root, download=download)
+    listed = read_lists(where)
+    _check_lists(release, where, listed)
+    _check_files(release, where, [*listed.train, *listed.test])
+    train, validation = learned_and_held_out(
+        listed.train, fraction=fraction, validation_share=validation_share, seed=seed
+    )
+    return ClassificationData(
+        name=release.name,
+        classes=tuple(listed.classes),
+        train=train,
+        validation=validation,
+        test=tuple(listed.test),
+    )
 
 
 def locate(release: Release, root: str, *, download: Callable[[Path], object] | None = None) -> Path:
@@ -107,55 +155,34 @@ def read_mat(path: Path, variable: str) -> dict[str, Any]:
     return variables
 
 
-def assemble(
-    release: Release,
-    where: Path,
-    *,
-    classes: Sequence[str],
-    train: Sequence[LabelledPicture],
-    test: Sequence[LabelledPicture],
-    fraction: float,
-    validation_share: float,
-    seed: int,
-) -> ClassificationData:
-    """The subset of the training pictures, part of it held out for validation, and all test pictures.
-
-    Raises:
-        ValueError: counts differ, a picture is listed twice or not at all, or a share is out of range.
-        FileNotFoundError: files that are listed are missing (how many, the first few by name).
-    """
+def _check_lists(release: Release, where: Path, listed: Listed) -> None:
     for kind, found, expected in (
-        ("classes", len(classes), release.num_classes),
-        ("training pictures", len(train), release.num_train),
-        ("test pictures", len(test), release.num_test),
+        ("classes", len(listed.classes), release.num_classes),
+        ("training pictures", len(listed.train), release.num_train),
+        ("test pictures", len(listed.test), release.num_test),
     ):
         if found != expected:
             raise ValueError(f"{where} lists {found} {kind}, {release.name} has {expected}; {release.fetch}")
-    files = [file for each in (*train, *test) for file in (each.picture, each.mask) if isinstance(file, Path)]
-    picture, times = Counter(each.name for each in (*train, *test)).most_common(1)[0]
+    picture, times = Counter(each.name for each in (*listed.train, *listed.test)).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{where} lists {picture} {times} times; restore the original lists: {release.fetch}")
+
+
+def _check_files(release: Release, where: Path, pictures: Sequence[LabelledPicture]) -> None:
+    files = [file for each in pictures for file in (each.picture, each.mask) if isinstance(file, Path)]
     if missing := [str(file) for file in files if not file.is_file()]:
-        more = ", …" if len(missing) > SHOWN else ""
         raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} files of {release.name} are missing: {', '.join(missing[:SHOWN])}{more}; "
-            f"{release.fetch}"
+            f"{len(missing)} of {len(files)} files of {release.name} are missing: {_first(missing)}; {release.fetch}"
         )
-    if not release.has_unlisted and (extra := _unlisted([*train, *test])):
-        more = ", …" if len(extra) > SHOWN else ""
+    if not release.has_unlisted and (extra := _unlisted(pictures)):
         raise ValueError(
-            f"{len(extra)} pictures in {where} are in no list of {release.name}: {', '.join(extra[:SHOWN])}{more}; the "
-            "folder is a mixture, so move them away, or unpack the archive afresh"
+            f"{len(extra)} pictures in {where} are in no list of {release.name}: {_first(extra)}; the folder is a "
+            "mixture, so move them away, or unpack the archive afresh"
         )
-    used = [train[i] for i in nested_subset([each.label for each in train], fraction=fraction, seed=seed)]
-    learned, held_out = split_validation([each.label for each in used], share=validation_share, seed=seed)
-    return ClassificationData(
-        name=release.name,
-        classes=tuple(classes),
-        train=tuple(used[i] for i in learned),
-        validation=tuple(used[i] for i in held_out),
-        test=tuple(test),
-    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])])
 
 
 def _unlisted(pictures: Sequence[LabelledPicture]) -> list[str]:

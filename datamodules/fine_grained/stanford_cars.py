@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.classification import ClassificationData, LabelledPicture
-from datamodules.fine_grained.release import Release, assemble, label_of, locate, read_mat
+from datamodules.fine_grained.release import Listed, Release, label_of, read_mat, read_release
 
 TRAIN, TEST = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"
 CLASSES = "devkit/cars_meta.mat"
@@ -28,24 +28,21 @@ def stanford_cars(*, root: str, fraction: float, validation_share: float, seed: 
 
     Args:
         root: the folder that holds `stanford_cars`, or that folder.
-        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
-        validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the subset; the run's own seed is at the top.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
 
     Raises:
         FileNotFoundError: a folder, list or picture (named) is missing.
         ValueError: a list is not the official one, or an argument is out of range.
     """
-    where = locate(RELEASE, root)
-    return assemble(
-        RELEASE,
-        where,
-        classes=[str(name) for name in read_mat(where / CLASSES, "class_names")["class_names"]],
-        train=_pictures(where / TRAIN, where / "cars_train"),
-        test=_pictures(where / TEST, where / "cars_test"),
-        fraction=fraction,
-        validation_share=validation_share,
-        seed=seed,
+    return read_release(RELEASE, _listed, root, fraction=fraction, validation_share=validation_share, seed=seed)
+
+
+def _listed(where: Path) -> Listed:
+    names = read_mat(where / CLASSES, "class_names")["class_names"]
+    return Listed(
+        [str(name) for name in names],
+        _pictures(where / TRAIN, where / "cars_train"),
+        _pictures(where / TEST, where / "cars_test"),
     )
 
 

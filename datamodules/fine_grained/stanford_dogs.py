@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.classification import ClassificationData, LabelledPicture
-from datamodules.fine_grained.release import Release, assemble, label_of, locate, read_mat
+from datamodules.fine_grained.release import Listed, Release, label_of, read_mat, read_release
 
 RELEASE = Release(
     name="stanford_dogs",
@@ -22,29 +22,20 @@ def stanford_dogs(*, root: str, fraction: float, validation_share: float, seed: 
 
     Args:
         root: the folder that holds `Images` and the lists, or the one that holds them in `stanford_dogs`.
-        fraction: share of each class's training pictures that is used, rounded up; a smaller one lies within a larger.
-        validation_share: share of those that is held out of training, to choose settings on.
-        seed: of the subset; the run's own seed is at the top.
+        fraction, validation_share, seed: see `datamodules.classification.learned_and_held_out`.
 
     Raises:
         FileNotFoundError: a folder, list or picture (named) is missing.
         ValueError: a list is not the official one, or an argument is out of range.
     """
-    where = locate(RELEASE, root)
-    train = _pictures(where / "train_list.mat", where / "Images")
-    test = _pictures(where / "test_list.mat", where / "Images")
+    return read_release(RELEASE, _listed, root, fraction=fraction, validation_share=validation_share, seed=seed)
+
+
+def _listed(where: Path) -> Listed:
+    train, test = (_pictures(where / f"{split}_list.mat", where / "Images") for split in ("train", "test"))
     # Every picture lies in its breed's folder, "n02085936-Maltese_dog": ImageNet's number, then the name.
     folders = {each.label: each.name.split("/")[0] for each in (*test, *train)}
-    return assemble(
-        RELEASE,
-        where,
-        classes=[folders[label].split("-", 1)[-1].replace("_", " ") for label in sorted(folders)],
-        train=train,
-        test=test,
-        fraction=fraction,
-        validation_share=validation_share,
-        seed=seed,
-    )
+    return Listed([folders[label].split("-", 1)[-1].replace("_", " ") for label in sorted(folders)], train, test)
 
 
 def _pictures(path: Path, folder: Path) -> list[LabelledPicture]:

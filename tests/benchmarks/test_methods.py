@@ -1,4 +1,4 @@
-"""The runs of `benchmarks/methods/run.py`: what each is told, where it lies and what it draws."""
+"""The runs of `benchmarks/methods`: what each is told, where it lies and what it draws."""
 
 import sys
 from dataclasses import replace
@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.methods import run as methods
 from benchmarks.methods.draw_along import DrawAlong
-from benchmarks.methods.run import (
+from benchmarks.methods.plan import (
     ALIGNMENT,
     DEFAULT,
     INDICATOR,
@@ -109,7 +109,7 @@ def test_the_default_size_has_at_most_98_runs():
 )
 def test_options_that_cannot_be_are_refused_before_the_first_run(monkeypatch, tmp_path, capsys, options, message):
     root = tmp_path / "runs"
-    monkeypatch.setattr(sys, "argv", ["methods.py", "--root", str(root), *options])
+    monkeypatch.setattr(sys, "argv", ["run.py", "--root", str(root), *options])
     with pytest.raises(SystemExit):
         methods.main()
     assert message in capsys.readouterr().err and not root.exists()

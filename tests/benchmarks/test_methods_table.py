@@ -5,20 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.methods.figures import with_error
+from benchmarks.methods.plan import DEFAULT
 from benchmarks.methods.plot import draw_curves
-from benchmarks.methods.run import DEFAULT
-from benchmarks.methods.table import (
-    STOPPED,
-    beside_stopped,
-    chosen_settings,
-    page,
-    settings_said,
-    stopped,
-    stopped_section,
-    tried_section,
-    verdict,
-    with_error,
-)
+from benchmarks.methods.settings import chosen_settings, settings_said, tried_section
+from benchmarks.methods.stopped import STOPPED, beside_stopped, stopped, stopped_section
+from benchmarks.methods.table import page, verdict
 from benchmarks.shared.scores import RunScores
 
 STEPS = (0, 50, 100, 200, 300)
@@ -124,7 +116,9 @@ def test_the_settings_with_the_largest_area_are_chosen_of_each_method():
     ]
     ceilings = {"identity": 0.9, "adherence": 0.99, "nearest": 0.8}
     command = "python -m benchmarks.methods.run"
-    text = page(table_of_two(), SIZE, tried=tried, ceilings=ceilings, commits=["abc", "def"], command=command)
+    made_with = {"commits": ["abc", "def"], "command": command}
+    text = page(table_of_two(), SIZE, tried=tried, ceilings=ceilings, pictures=["![curves](x.png)"], **made_with)
+    assert text[4] == "![curves](x.png)"
     assert any("with runs of abc and def" in line and "the judge finds 0.990 right" in line for line in text)
     assert "| untouched model | 0.000 ± 0.000 |" in text and "| held-out pictures | 0.800 |" in text
     assert [line for line in text if line.startswith("#")] == [

@@ -5,22 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    HeunDiscreteScheduler,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DDIMScheduler, HeunDiscreteScheduler, StableDiffusionXLPipeline
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lightning_modules.pretraining.tokenizer import build_tokenizer
 from sampling.guidance import ConsistencyGuidance, ParallelRescaledGuidance
 from sampling.guided_denoiser import GuidedUNet
 from sampling.modular_guider import ParallelRescaledGuider
-from tests.tiny import tiny_vae
+from tests.tiny import tiny_text_config, tiny_unet, tiny_vae
 
 PROMPTS = ["a sks heart on a pink background", "a photo of a blue sks star"]
 PRIORS = ["a heart on a pink background", "a photo of a blue star"]
@@ -31,21 +26,8 @@ SETTINGS = {"consistency_scale": 3.0, "rule": "constant", "kappa": 0.2}
 def sdxl():
     torch.manual_seed(0)
     tokenizer = build_tokenizer(max_length=32)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-
-    def text_config():
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=32, projection_dim=32, **ids,
-        )  # fmt: skip
-
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    text = tiny_text_config(tokenizer, num_hidden_layers=2, projection_dim=32)
+    unet = tiny_unet(
         cross_attention_dim=64,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
@@ -60,8 +42,8 @@ def sdxl():
             torch.nn.init.normal_(parameter, std=0.3)
     pipeline = StableDiffusionXLPipeline(
         vae=tiny_vae(),
-        text_encoder=CLIPTextModel(text_config()),
-        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet.eval(),
