@@ -77,7 +77,7 @@ def main() -> None:
         ratios = ", ".join(f"{term} {onlooker.ratio(stop, term):.3g}" for term in TERMS)
         print(f"step {stop:3d}: gap by bin {gaps}; gradient over denoising's: {ratios}")
     median = sorted(onlooker.gaps[STEPS])[len(onlooker.gaps[STEPS]) // 2]
-    print(f"proposal: model.indicator_scale={math.log(10) / median:.0f}")
+    print(f"proposal: model.loss_gap_scale={math.log(10) / median:.0f}")
     for term in TERMS:
         print(f"proposal: regularizer.{term}.weight={0.2 / onlooker.ratio(100, term):.2g}")
 

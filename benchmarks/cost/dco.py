@@ -10,7 +10,6 @@ import argparse
 import sys
 from contextlib import ExitStack
 from statistics import median
-from types import SimpleNamespace
 
 import torch
 from hydra.utils import instantiate
@@ -24,7 +23,7 @@ from sampling.guidance import (
     STUDENT_CONDITIONAL,
     STUDENT_UNCONDITIONAL,
 )
-from sampling.guided_denoiser import GuidedUNet
+from sampling.guided_denoiser import GuidedDenoiser
 
 STEP_BOUND, RESCALED_BOUND, CFG_BOUND = 1.10, 1.03, 1.6
 
@@ -35,11 +34,11 @@ def training(rounds: int, block: int) -> float:
     plain = TrainerLane(["experiment=dreambooth"], steps=steps)
     dco = TrainerLane(["experiment=dco_dreambooth"], steps=steps)
     module, size = dco.module, dco.cfg.datamodule.batch_size
-    noisy = torch.randn(size, *module._moments.shape[1:])[:, : module.unet.config.in_channels].to(module.device)
-    timesteps = torch.full((size,), 500, device=module.device)
+    noisy = torch.randn(size, *module._moments.shape[1:])[:, : module.denoiser.config.in_channels].to(module.device)
+    t = torch.full((size,), 0.5, device=module.device)
 
     def forward() -> None:
-        module.reference_pass(noisy, timesteps, module._reference_states[:1].expand(size, -1, -1))
+        module.reference_pass(noisy, t, module._reference_conditions[:1].expand(size))
 
     times = timed(
         {"plain": plain, "forward": FunctionLane(forward), "dco": dco}, rounds=rounds, block=block, warmup=block
@@ -60,30 +59,25 @@ def sampling(pictures: int, rounds: int, block: int) -> tuple[float, float]:
     model = instantiate(cfg.model)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    model.unet.add_adapter(LoraConfig(r=cfg.adapter.rank, target_modules=list(cfg.adapter.target_modules)))
-    states = model.encode_prompts(["a sks heart on a pink background"] * pictures)
+    model.denoiser.add_adapter(LoraConfig(r=cfg.adapter.rank, target_modules=list(model.lora_targets)))
+    condition = model.encode_prompts(["a sks heart on a pink background"] * pictures)
     names = (REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL, STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL)
-    latents = torch.randn(pictures, model.unet.config.in_channels, *[model.unet.config.sample_size] * 2)
-    latents, timestep = latents.to(states.device), torch.tensor(500, device=states.device)
+    latents = torch.randn(pictures, model.denoiser.config.in_channels, *[model.denoiser.config.sample_size] * 2)
+    device = model.denoiser.device
+    latents, timestep = latents.to(device), torch.tensor(500, device=device)
+    model.pipeline.scheduler.set_timesteps(block)  # so many steps are asked for
 
-    hooks = ExitStack()  # of the lane that runs: all of them share the UNet
+    hooks = ExitStack()  # of the lane that runs: all of them share the denoiser
 
     def lane(guidance: str) -> FunctionLane:
         node = compose_run([f"guidance={guidance}", "logger=csv"]).guidance
-        unet = GuidedUNet(
-            model.unet,
-            model.unet,
-            instantiate(node),
-            guidance_scale=model.guidance_scale,
-            states=dict.fromkeys(names, states),
-            scheduler=SimpleNamespace(timesteps=range(block)),
-        )
+        denoiser = GuidedDenoiser(model, instantiate(node), conditions=dict.fromkeys(names, condition))
 
         @torch.no_grad()
         def step() -> None:
-            unet(latents, timestep, encoder_hidden_states=states)
+            denoiser(latents, timestep)
 
-        return FunctionLane(step, before=lambda: hooks.enter_context(unet.open()), after=hooks.close)
+        return FunctionLane(step, before=lambda: hooks.enter_context(denoiser.open()), after=hooks.close)
 
     guidances = ("cfg", "consistency", "parallel_rescaled")
     times = timed({name: lane(name) for name in guidances}, rounds=rounds, block=block, warmup=block)

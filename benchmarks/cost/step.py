@@ -81,7 +81,7 @@ def set_up(args: argparse.Namespace) -> Bench:
     total = args.warmup + args.steps
     common = [f"model={args.config}", f"model.pretrained={args.model}", f"datamodule.batch_size={args.batch_size}"]
     # Early in a run γ is near 0: with so large a T it is at its bound wherever the student is ahead at all.
-    apt_run = [*common, "experiment=apt_dreambooth", "model.indicator_augmentation=true", "model.indicator_scale=1e6"]
+    apt_run = [*common, "experiment=apt_dreambooth", "model.indicator_augmentation=true", "model.loss_gap_scale=1e6"]
     plain = TrainerLane([*common, "experiment=dreambooth"], steps=total)
     apt = TrainerLane(apt_run, steps=total)
     bank = TrainerLane([*apt_run, f"module.augmentation.bank={args.bank}"], steps=total)

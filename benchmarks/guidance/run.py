@@ -113,11 +113,8 @@ def draw(folder: Path, subject: str) -> None:
 
     if not (folder / subject / "base").exists():
         model = instantiate(cfg.model)
-        drawn = sample(
-            model.pipeline, [pair.prior for pair in pairs], seeds=seeds, guidance_scale=model.guidance_scale,
-            num_inference_steps=model.num_inference_steps, batch_size=model.inference_batch_size,
-            resolution=model.resolution, description=None,
-        )  # fmt: skip
+        prompts = [pair.prior for pair in pairs]
+        drawn = sample(model, prompts, seeds=seeds, guidance_scale=model.guidance_scale, description=None)
         save(drawn, "base")
     for experiment in EXPERIMENTS:
         todo = [v for v in variants() if v.experiment == experiment and not (folder / subject / v.name).exists()]
@@ -128,7 +125,7 @@ def draw(folder: Path, subject: str) -> None:
         instantiate(cfg.adapter).load(model.pipeline, run_dir)
         for variant in todo:
             guidance = instantiate(compose_run([*variant.overrides(), "logger=csv"]).guidance)
-            model.guidance_scale = variant.guidance_scale or cfg.model.guidance_scale
+            guidance.guidance_scale = variant.guidance_scale or cfg.model.guidance_scale
             save(sample_guided(model, pairs, guidance, seeds=seeds, description=None)[0], variant.name)
 
 

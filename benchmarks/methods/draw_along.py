@@ -43,10 +43,11 @@ class DrawAlong(L.Callback):
         from sampling.guidance import ClassifierFreeGuidance
         from sampling.sampler import sample_guided
 
+        guidance = ClassifierFreeGuidance(guidance_scale=module.model.guidance_scale)
         pairs = module.trainer.datamodule.subject.evaluation_prompts[: self.size.prompts]
         repeated = [pair for pair in pairs for _ in range(self.size.pictures)]
         seeds = [copy for _ in pairs for copy in range(self.size.pictures)]
-        pictures, _ = sample_guided(module.model, repeated, ClassifierFreeGuidance(), seeds=seeds, description=None)
+        pictures, _ = sample_guided(module.model, repeated, guidance, seeds=seeds, description=None)
         folder.mkdir(parents=True)
         for number, picture in enumerate(pictures):
             prompt, copy = divmod(number, self.size.pictures)

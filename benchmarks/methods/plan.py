@@ -28,8 +28,8 @@ APT_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # of its parts
     },
     "augmentation, zoom at most 1.5": {INDICATOR: (AUGMENTATION, "module.augmentation.max_zoom=1.5")},
     "augmentation, border left out": {INDICATOR: (AUGMENTATION, "module.augmentation.mask_border=true")},
-    "T = 4": {INDICATOR: ("model.indicator_scale=4",)},
-    "T = 64": {INDICATOR: ("model.indicator_scale=64",)},
+    "T = 4": {INDICATOR: ("model.loss_gap_scale=4",)},
+    "T = 64": {INDICATOR: ("model.loss_gap_scale=64",)},
     "sites in the whole UNet": {
         STABILIZATION: ("regularizer.representation_stabilization.sites=['*.attn1']",),
         ALIGNMENT: ("regularizer.attention_alignment.sites=['*.attn2']",),

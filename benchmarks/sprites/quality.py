@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
+from hydra.utils import instantiate
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.shared.lanes import compose_run
 from datamodules.sprites.attributes import asked
 from datamodules.sprites.captions import caption
 from datamodules.sprites.pretraining import to_pixel_values
@@ -38,21 +40,18 @@ def main() -> None:
     parser.add_argument("--grid", default="runs/sprites_quality.png", help="where the picture grid is written")
     arguments = parser.parse_args()
 
-    pipeline = StableDiffusionPipeline.from_pretrained(arguments.model, dtype=torch.float32, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
+    model = instantiate(compose_run(["logger=csv", f"model.pretrained={arguments.model}"]).model)
     for name, pictures in fresh_pictures().items():
-        print(f"PSNR, {len(pictures)} {name}: {psnr(pipeline.vae, pictures):.1f} dB (mean over pictures)")
+        print(f"PSNR, {len(pictures)} {name}: {psnr(model.pipeline.vae, pictures):.1f} dB (mean over pictures)")
 
     prompts = random_prompts(arguments.samples)
     drawn = sample(
-        pipeline,
+        model,
         prompts,
         seeds=range(len(prompts)),
         guidance_scale=arguments.guidance_scale,
         num_inference_steps=arguments.steps,
-        resolution=64,
         description=f"drawing {len(prompts)} random prompts",
-        batch_size=25,
     )
     arrays = [np.asarray(picture) for picture in drawn]
     print(f"background colour right: {background_adherence(arrays, prompts):.1%} of {len(prompts)} samples")
