@@ -81,7 +81,7 @@ def main() -> None:
     for name in SUBJECTS:
         subject = sprite_subject(
             subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5,
-            num_heldout=REFERENCES + SCORED, seed=1, judge=None, identity=None, replaces_class_word=False,
+            num_heldout=REFERENCES + SCORED, seed=1, replaces_class_word=False,
         )  # fmt: skip
         references, scored = subject.heldout[:REFERENCES], subject.heldout[REFERENCES:]
         others = subject.distractors[REFERENCES * len(KINDS) :]
