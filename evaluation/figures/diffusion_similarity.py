@@ -23,7 +23,9 @@ def diffusion_similarity(compared: Compared) -> dict[str, Figure]:
     values = {kind: float(image_similarity(model.picture_features(each), features)) for kind, each in pictures.items()}
     return {
         "similarity/diffusion_features": Figure(
-            **values,
+            tuned=values["tuned"],
+            base=values["base"],
+            reference=values["reference"],
             counts={kind: len(each) for kind, each in pictures.items()},
             description=f"mean cosine to the {target} pictures, {model.features_description}; real: training pictures",
             model=model.pretrained,
