@@ -104,7 +104,7 @@ def moved(target: str) -> str:
 
 def as_today(config: dict[str, Any]) -> dict[str, Any]:
     """A run's `config`, plain containers, with targets and keys of 0.1.0 as they are called today."""
-    return _with_moved_judges(_with_moved_targets(config))
+    return _with_guidance_scale(_with_moved_judges(_with_moved_targets(config)))
 
 
 def _with_moved_targets(config: Any) -> Any:
@@ -117,6 +117,20 @@ def _with_moved_targets(config: Any) -> Any:
             for key, value in config.items()
         }
     return [_with_moved_targets(each) for each in config] if isinstance(config, list) else config
+
+
+def _with_guidance_scale(config: dict[str, Any]) -> dict[str, Any]:
+    """The guidance's own scale, which was the model's alone."""
+    evaluation = config.get("evaluation") or {}
+    found = {"guidance": config.get("guidance"), "evaluation": evaluation.get("guidance")}
+    scaled = {
+        key: {"guidance_scale": "${model.guidance_scale}"} | node
+        for key, node in found.items()
+        if node and str(node.get("_target_")).startswith("sampling.guidance.")
+    }
+    if "evaluation" in scaled:
+        scaled["evaluation"] = evaluation | {"guidance": scaled["evaluation"]}
+    return config | scaled
 
 
 def _with_moved_judges(config: dict[str, Any]) -> dict[str, Any]:

@@ -39,13 +39,19 @@ def test_what_is_named_is_there(target):
     assert get_class(target)
 
 
+def test_the_scale_that_stood_in_the_model_alone_is_the_guidance_s():
+    old = {"_target_": "lightning_modules.guidance.ClassifierFreeGuidance"}
+    read = as_today({"model": {"guidance_scale": 4.0}, "guidance": old, "evaluation": {"guidance": old}})
+    for guidance in (OmegaConf.create(read).guidance, OmegaConf.create(read).evaluation.guidance):
+        assert guidance == {"_target_": "sampling.guidance.ClassifierFreeGuidance", "guidance_scale": 4.0}
+    mine = {"_target_": "mine.Guidance"}
+    assert as_today({"guidance": mine}) == {"guidance": mine}
+
+
 def test_keys_that_have_a_new_name_are_renamed_wherever_the_model_stands(tmp_path):
     model = OmegaConf.to_container(compose(tmp_path).model)
     assert isinstance(model, dict)
-    old = dict(model)
-    old["_target_"], old["indicator_scale"] = (
-        "lightning_modules.stable_diffusion.StableDiffusion",
-        old.pop("loss_gap_scale"),
-    )
+    old = {"indicator_scale" if key == "loss_gap_scale" else str(key): value for key, value in model.items()}
+    old["_target_"] = "lightning_modules.stable_diffusion.StableDiffusion"
     read = as_today({"model": old, "module": {"model": old}})
     assert read == {"model": model, "module": {"model": model}}
