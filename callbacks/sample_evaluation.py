@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch import Tensor
 
+from datamodules.sprites.embedded_subject import EmbeddedSubject
 from datamodules.subject import PromptPair, Subject
 from evaluation.figures.identity import kept_paint, mean_identity
 from evaluation.figures.similarity_curves import SimilarityCurves, curve_names
@@ -33,9 +34,9 @@ class SampleEvaluation(Callback):
     """Draws the same prompts from the same noise before training, every `every_n_steps` steps and at the end.
 
     Logs `heldout/attribute_adherence`, the mean over the pictures of the share right of what their prompts name, where
-    the subject has a judge; `heldout/identity`, where it has an identity; and the image and text similarities that the
-    run's evaluation names, see `curve_names`. Writes `training.png`, a column a check, and shows it in W&B as it grows.
-    Pictures are drawn by the module's own guidance, as those that the run is judged by.
+    the subject is one of the embedded world; `heldout/identity`, where it is an object of it; and the image and text
+    similarities that the run's evaluation names, see `curve_names`. Writes `training.png`, a column a check, and shows
+    it in W&B as it grows. Pictures are drawn by the module's own guidance, as those that the run is judged by.
     Figures stand in the row of the step that was last taken, as those of the held-out loss do. Process 0 draws, with
     generators of its own: no draw of the training changes.
 
@@ -46,6 +47,7 @@ class SampleEvaluation(Callback):
         seed: of the first prompt's noise, the others' follow; not the final evaluation's, so that its pictures are
             not those that a step was chosen by.
         dirpath: folder of `training.png`.
+        judge, identity: see `evaluation.pictures.PictureEvaluation`.
         metrics: those of the evaluation, by their keys in `evaluation.metrics`.
     """
 
@@ -57,6 +59,8 @@ class SampleEvaluation(Callback):
         num_inference_steps: int,
         seed: int,
         dirpath: str,
+        judge: str | None,
+        identity: str | None,
         metrics: Mapping[str, PictureMetric],
     ) -> None:
         least = {"every_n_steps": (every_n_steps, 2), "num_prompts": (num_prompts, 1)}
@@ -65,7 +69,7 @@ class SampleEvaluation(Callback):
                 raise ValueError(f"callbacks.sample_evaluation.{name}={value}: at least {minimum} is needed")
         self.every_n_steps, self.num_prompts = every_n_steps, num_prompts
         self.num_inference_steps, self.seed, self.dirpath = num_inference_steps, seed, Path(dirpath)
-        self.metrics = dict(metrics)
+        self.judge, self.identity, self.metrics = judge, identity, dict(metrics)
         self.listeners: list[Listener] = []
         """Called after every check, in every process, with each picture's adherence; not where nothing tells it."""
         self.adherence_figure: str | None = None
@@ -82,13 +86,14 @@ class SampleEvaluation(Callback):
         self._heldout = subject.heldout
         similarities = curve_names(self.metrics, subject)
         read = (name for name, each in similarities.items() if isinstance(each, TextSimilarity))
-        self.adherence_figure = _JUDGED if subject.judge else next(read, None)
+        is_embedded = isinstance(subject, EmbeddedSubject)
+        self.adherence_figure = _JUDGED if is_embedded and self.judge else next(read, None)
         if trainer.is_global_zero:
             with torch.random.fork_rng(devices=[]):  # networks draw their first weights before they read the real ones
-                if subject.judge:
-                    self._judge = SpritesJudge.from_pretrained(Path(subject.judge).expanduser())
-                if subject.identity:
-                    self._identity = Identity.from_pretrained(Path(subject.identity).expanduser())
+                if is_embedded and self.judge:
+                    self._judge = SpritesJudge.from_pretrained(Path(self.judge).expanduser())
+                if isinstance(subject, EmbeddedSubject) and subject.is_object and self.identity:
+                    self._identity = Identity.from_pretrained(Path(self.identity).expanduser())
                 self._similarities = SimilarityCurves(
                     similarities,
                     subject,

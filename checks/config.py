@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> Any:
     if "noise_offset" in (cfg.get("module") or {}):
         check_noise_offset(cfg.module.noise_offset)
     data = instantiate(cfg.data) if cfg.get("data") else None
-    _check_judges(data, cfg.get("evaluation"))
+    _check_evaluation(data, cfg.get("evaluation"))
     if cfg.get("model"):
         _check_model(cfg.model)
         if is_classifier(cfg.model) and cfg.get("guidance"):
@@ -55,13 +55,15 @@ def check(cfg: DictConfig) -> Any:
     return _with_token(cfg, data)
 
 
-def _check_judges(data: Any, evaluation: DictConfig | None) -> None:
+def _check_evaluation(data: Any, evaluation: DictConfig | None) -> None:
     from checks.folders import check_identity, check_judge
+    from datamodules.sprites.embedded_subject import EmbeddedSubject
 
-    if judge := getattr(data, "judge", None):
-        check_judge(judge)
-    if identity := getattr(data, "identity", None):
-        check_identity(identity)
+    if evaluation and isinstance(data, EmbeddedSubject):
+        if judge := evaluation.get("judge"):
+            check_judge(judge)
+        if data.is_object and (identity := evaluation.get("identity")):
+            check_identity(identity)
     check_metric_nodes(evaluation)
 
 
@@ -132,13 +134,20 @@ def check_callbacks(cfg: DictConfig, data: Any) -> None:
     if STOPS not in nodes:
         return
     metrics = ((cfg.get("evaluation") or {}).get("metrics") or {}).values()
-    if data.judge is None and not any(str(node._target_).endswith(f".{READS}") for node in metrics):
+    if not _is_judged(cfg, data) and not any(str(node._target_).endswith(f".{READS}") for node in metrics):
         raise ValueError(
-            f"callbacks.{nodes[STOPS][0]} needs to know what pictures show, and data.judge is null: only the embedded "
-            "subjects have a judge; add a text similarity (+evaluation/metrics=clip_t), or leave the callback out"
+            f"callbacks.{nodes[STOPS][0]} needs to know what pictures show, and no judge reads these: evaluation.judge "
+            "reads the embedded subjects' alone; add a text similarity (+evaluation/metrics=clip_t), or leave the "
+            "callback out"
         )
     if DRAWS in nodes and min(nodes[DRAWS][1].num_prompts, len(data.evaluation_prompts)) < 2:
         raise ValueError(f"callbacks.{nodes[STOPS][0]}: 1 prompt has no standard error; draw more of them")
+
+
+def _is_judged(cfg: DictConfig, data: Any) -> bool:
+    from datamodules.sprites.embedded_subject import EmbeddedSubject
+
+    return isinstance(data, EmbeddedSubject) and bool((cfg.get("evaluation") or {}).get("judge"))
 
 
 def check_metric_nodes(evaluation: DictConfig | None) -> None:

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from checks.arguments import check_nodes
-from checks.moved import with_moved_targets
+from checks.moved import as_today
 
 if TYPE_CHECKING:
     from datamodules.subject import PromptPair
@@ -32,7 +32,8 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     run_dir = Path(run)
     if not (run_dir / "config.yaml").is_file():
         raise FileNotFoundError(f"run={run} is no run folder: it has no config.yaml")
-    run_cfg = OmegaConf.create(with_moved_targets(OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))))
+    written: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    run_cfg = OmegaConf.create(as_today(written))
     assert isinstance(run_cfg, DictConfig)
     tuned = any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit"))
     if not tuned and not trains_nothing(run_cfg.get("adapter")):

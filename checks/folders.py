@@ -129,14 +129,14 @@ def check_judge(judge: str) -> None:
         ValueError: a file of it is missing or broken, named.
     """
     root = Path(judge).expanduser()
-    mend = "train one with experiment=pretrain_sprites_judge, or set data.judge=null for a run without its figures"
+    mend = "train one with experiment=pretrain_sprites_judge, or set evaluation.judge=null for none of its figures"
     if not root.is_dir():
-        raise FileNotFoundError(f"data.judge={judge}: no such folder; {mend}")
+        raise FileNotFoundError(f"evaluation.judge={judge}: no such folder; {mend}")
     for name in ("config.json", "model.safetensors"):
         if not (root / name).is_file():
-            raise ValueError(f"{root} is no judge: it lacks {name} (data.judge); {mend}")
-    _check_config(root / "config.json", ("widths", "hidden"), key="data.judge", mend=mend)
-    check_safetensors(root / "model.safetensors", key="data.judge")
+            raise ValueError(f"{root} is no judge: it lacks {name} (evaluation.judge); {mend}")
+    _check_config(root / "config.json", ("widths", "hidden"), key="evaluation.judge", mend=mend)
+    check_safetensors(root / "model.safetensors", key="evaluation.judge")
 
 
 def check_identity(identity: str) -> None:
@@ -146,17 +146,18 @@ def check_identity(identity: str) -> None:
         FileNotFoundError: a file of it is missing, or of the ViT that it names; named.
         ValueError: its config or weights are no whole file, or the ViT's are not.
     """
-    root, key, mend = Path(identity).expanduser(), "data.identity", "set data.identity=null for a run without"
+    root, key = Path(identity).expanduser(), "evaluation.identity"
+    mend = "set evaluation.identity=null for a run without"
     for name in ("config.json", "whitening.safetensors"):
         if not (root / name).is_file():
-            raise FileNotFoundError(f"data.identity={identity} lacks {name}: {mend}")
+            raise FileNotFoundError(f"evaluation.identity={identity} lacks {name}: {mend}")
     config = _check_config(root / "config.json", ("vit", "layers"), key=key, mend=mend)
     check_safetensors(root / "whitening.safetensors", key=key)
     vit = (root / config["vit"]).resolve()
     for name in ("config.json", "model.safetensors"):
         if not (vit / name).is_file():
             raise FileNotFoundError(
-                f"data.identity={identity} looks with the ViT in {vit}, which lacks {name}: bring it there, name "
+                f"evaluation.identity={identity} looks with the ViT in {vit}, which lacks {name}: bring it there, name "
                 f"another in {root / 'config.json'}, or {mend}"
             )
     check_safetensors(vit / "model.safetensors", key=f"the ViT of {key}")

@@ -87,8 +87,13 @@ MODULES = {
 }
 """Modules of 0.1.0, and what they are called now."""
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {
+    "lightning_modules.evaluation.Evaluation": "evaluation.pictures.PictureEvaluation",
+}
 """Classes that changed their name as well, by their path in 0.1.0."""
+
+KEYS = {"models.families.sd.StableDiffusion": {"indicator_scale": "loss_gap_scale"}}
+"""Keys of 0.1.0 and what they are called now, by today's path of the class that takes them."""
 
 
 def moved(target: str) -> str:
@@ -97,11 +102,49 @@ def moved(target: str) -> str:
     return CLASSES.get(target) or f"{MODULES.get(module, module)}.{name}"
 
 
-def with_moved_targets(config: Any) -> Any:
-    """`config`, plain containers, with every `_target_` below as it is called today."""
+def as_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's `config`, plain containers, with targets and keys of 0.1.0 as they are called today."""
+    return _with_guidance_scale(_with_moved_judges(_with_moved_targets(config)))
+
+
+def _with_moved_targets(config: Any) -> Any:
+    """`config` with every `_target_` below as it is called today, and the keys beside it."""
     if isinstance(config, Mapping):
+        target = moved(str(config.get("_target_", "")))
+        keys = KEYS.get(target, {})
         return {
-            key: moved(value) if key == "_target_" and isinstance(value, str) else with_moved_targets(value)
+            keys.get(key, key): target if key == "_target_" else _with_moved_targets(value)
             for key, value in config.items()
         }
-    return [with_moved_targets(each) for each in config] if isinstance(config, list) else config
+    return [_with_moved_targets(each) for each in config] if isinstance(config, list) else config
+
+
+def _with_guidance_scale(config: dict[str, Any]) -> dict[str, Any]:
+    """The guidance's own scale, which was the model's alone."""
+    evaluation = config.get("evaluation") or {}
+    found = {"guidance": config.get("guidance"), "evaluation": evaluation.get("guidance")}
+    scaled = {
+        key: {"guidance_scale": "${model.guidance_scale}"} | node
+        for key, node in found.items()
+        if node and str(node.get("_target_")).startswith("sampling.guidance.")
+    }
+    if "evaluation" in scaled:
+        scaled["evaluation"] = evaluation | {"guidance": scaled["evaluation"]}
+    return config | scaled
+
+
+def _with_moved_judges(config: dict[str, Any]) -> dict[str, Any]:
+    """`data.judge` and `data.identity` where they are asked for today.
+
+    That is in `evaluation`, and in `callbacks.sample_evaluation` where there is one.
+    """
+    evaluation, callbacks = config.get("evaluation") or {}, config.get("callbacks") or {}
+    if evaluation.get("_target_") != CLASSES["lightning_modules.evaluation.Evaluation"] or "judge" in evaluation:
+        return config
+    data = dict(config.get("data") or {})
+    is_embedded = str(data.get("_target_")).startswith("datamodules.sprites.")
+    judges = {name: data.pop(name, None) if is_embedded else None for name in ("judge", "identity")}
+    today = config | {"data": data, "evaluation": judges | evaluation}
+    if drawn := callbacks.get("sample_evaluation"):
+        today["callbacks"] = callbacks | {"sample_evaluation": judges | drawn}
+    return today

@@ -62,6 +62,4 @@ def folder(
         train=train,
         heldout=heldout,
         evaluation_prompts=evaluation,
-        judge=None,
-        identity=None,
     )

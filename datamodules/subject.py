@@ -20,12 +20,10 @@ class PromptPair:
         instance: the student's prompt `c*`, with the identifier ("a photo of sks dog", or "a photo of <subject>").
             Where there is no identifier it equals `prior`, as in DCO's style recipe.
         prior: the frozen model's prompt `c`, the class word alone ("a photo of dog").
-        keeps_paint: whether the subject keeps its colours and its pattern; identity leaves the other prompts out.
     """
 
     instance: str
     prior: str
-    keeps_paint: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +55,6 @@ class Subject:
         train: the pictures to learn from.
         heldout: pictures of the subject in other contexts, never trained on; may be empty.
         evaluation_prompts: what the tuned model is asked to draw.
-        judge: folder of the `SpritesJudge` that reads what is drawn; None where there is none of the pictures' world.
-        identity: folder of the `Identity` that compares what is drawn with the held-out pictures, or None.
-        distractors: objects of the subject's noun that are not the subject, in the scenes of the held-out pictures;
-            empty where there are none. Identity is validated by them.
     """
 
     name: str
@@ -70,9 +64,6 @@ class Subject:
     train: tuple[Picture, ...]
     heldout: tuple[Picture, ...]
     evaluation_prompts: tuple[PromptPair, ...]
-    judge: str | None
-    identity: str | None
-    distractors: tuple[Picture, ...] = ()
 
 
 def prompt_pair(template: str, *, identifier: str | None, class_word: str, replaces_class_word: bool) -> PromptPair:
@@ -164,7 +155,6 @@ def with_class_words(subject: Subject, words: Mapping[str, str]) -> Subject:
         class_prompt=prior(subject.class_prompt),
         train=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.train),
         heldout=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.heldout),
-        distractors=tuple(replace(picture, prompts=pair(picture.prompts)) for picture in subject.distractors),
         evaluation_prompts=tuple(pair(prompts) for prompts in subject.evaluation_prompts),
     )
 

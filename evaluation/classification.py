@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import timm
@@ -17,16 +16,15 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.classification import ClassificationData, LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
-from evaluation.samples import evenly, write_metrics
+from evaluation.evaluation import Evaluation, FinishedRun
+from evaluation.samples import evenly
 from metrics.localization import AttentionJaccard
 from models.attention import ClsAttentionCapture, matching_attention
 from models.vit import VisionTransformer
-from models.vit_adapters import ViTAdapter
 from report.attention import attention_grid
-from report.page import write_report
 
 
-class ClassificationEvaluation:
+class ClassificationEvaluation(Evaluation):
     """Looks at the test pictures once, or at those held out of training where there are any; writes `metrics.json`,
     `attention/grid.png` and `report.html`.
 
@@ -56,67 +54,50 @@ class ClassificationEvaluation:
         Raises:
             ValueError: it is no ViT, or `site` is not exactly one of its attention modules.
         """
-        if not isinstance(model, VisionTransformer):
+        if not hasattr(model, "vit"):
             raise ValueError(f"evaluation=classification judges a ViT, not a {type(model).__name__}")
         if len(names := matching_attention(model.vit, [self.site])) != 1:
             raise ValueError(
                 f"evaluation.site={self.site} matches {len(names)} attention modules, one is shown: name it"
             )
 
-    def __call__(
-        self,
-        model: VisionTransformer,
-        adapter: ViTAdapter,
-        datamodule: ClassificationDataModule,
-        *,
-        run_dir: Path,
-        out_dir: Path,
-        info: dict[str, Any],
-    ) -> Path:
-        """Judges the run in `run_dir` and writes to `out_dir`, which may be the same folder.
-
-        Args:
-            model: the pretrained ViT, untouched: what was trained is loaded into it half-way.
-            info: goes into `metrics.json`: experiment, steps, `seconds` so far.
-
-        Returns:
-            The report's path.
-        """
-        started = perf_counter()
-        data = datamodule.data
+    def evaluate(self, run: FinishedRun) -> dict[str, Any]:
+        """Looks with the source, with every run of `compare` and with the tuned model; see `Evaluation.evaluate`."""
+        model, datamodule, data = run.model, run.datamodule, run.datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
         model.set_classes(len(data.classes))
         source = self._look(model, model.vit, datamodule, pictures, "the source looks", maps_only=True)
         others = {}
-        for run in self.compare:
-            name = OmegaConf.load(Path(run) / "config.yaml").name
-            vit = timm.create_model(f"local-dir:{Path(run) / 'vit'}", pretrained=True).to(next(model.vit.parameters()))
+        for folder in map(Path, self.compare):
+            name = OmegaConf.load(folder / "config.yaml").name
+            vit = timm.create_model(f"local-dir:{folder / 'vit'}", pretrained=True).to(next(model.vit.parameters()))
             others[name] = self._look(model, vit, datamodule, pictures, f"{name} looks", maps_only=True).maps
-        model.vit = adapter.load(model.vit, run_dir)
+        model.vit = run.adapter.load(model.vit, run.run_dir)
         tuned = self._look(model, model.vit, datamodule, pictures, "the tuned model looks", maps_only=False)
-
-        metrics = {
-            f"{split}/{name}": {
-                "tuned": tuned.scores[name], "base": None, "reference": None,
-                "description": f"{words}, {len(pictures)} {split} pictures",
-            }
-            for name, words in _SCORES.items()
-        }  # fmt: skip
-        for name, words in _JACCARD.items() if tuned.jaccard else ():
-            metrics[f"{split}/attention_jaccard/{name}"] = {
-                "tuned": tuned.jaccard[name], "base": source.jaccard[name], "reference": None,
-                "description": f"{words}; patches with {self.mass:.0%} of the last block's [CLS] attention",
-            }  # fmt: skip
-        record = info | {
+        self._draw(run.out_dir, datamodule, pictures, {"source": source.maps, **others, "tuned": tuned.maps})
+        return {
             "subject": data.name,
             "classes": list(data.classes),
             "pictures": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
             "evaluation": vars(self),
-            "metrics": metrics,
+            "metrics": self._figures(split, len(pictures), tuned=tuned, source=source),
         }
-        self._draw(out_dir, datamodule, pictures, {"source": source.maps, **others, "tuned": tuned.maps})
-        write_metrics(out_dir, record, started=started)
-        return write_report(out_dir, force=False)
+
+    def _figures(self, split: str, count: int, *, tuned: "_Look", source: "_Look") -> dict[str, dict[str, Any]]:
+        """For `metrics.json`, by name; `count`: pictures of the `split`."""
+        figures = {
+            f"{split}/{name}": {
+                "tuned": tuned.scores[name], "base": None, "reference": None,
+                "description": f"{words}, {count} {split} pictures",
+            }
+            for name, words in _SCORES.items()
+        }  # fmt: skip
+        for name, words in _JACCARD.items() if tuned.jaccard else ():
+            figures[f"{split}/attention_jaccard/{name}"] = {
+                "tuned": tuned.jaccard[name], "base": source.jaccard[name], "reference": None,
+                "description": f"{words}; patches with {self.mass:.0%} of the last block's [CLS] attention",
+            }  # fmt: skip
+        return figures
 
     def _look(
         self,

@@ -1,47 +1,33 @@
 """What a finished run is judged by: base and tuned model under the same prompts, from the same noise, and a report."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from checks.folders import pipeline_weights
-from datamodules.subject import Picture, PromptPair, Subject
-from datamodules.subject_datamodule import SubjectDataModule, square_tensor
+from datamodules.subject import PromptPair, Subject
 from evaluation.drawings.guidance_grid import GuidanceGrid
 from evaluation.drawings.token_attention import TokenAttention
 from evaluation.drawings.trajectory import Trajectory
-from evaluation.figures.attributes import attribute_figures
-from evaluation.figures.background import background_figure
-from evaluation.figures.diffusion_similarity import DiffusionSimilarity
-from evaluation.figures.identity import identity_figure
-from evaluation.figures.pictures import check_metrics, picture_figures
-from evaluation.figures.relative_loss import relative_loss_figure
-from evaluation.samples import write_metrics
-from metrics.checkpoint_hash import checkpoint_hash
-from metrics.embeddings import Embeddings
+from evaluation.evaluation import Evaluation, FinishedRun
+from evaluation.figures.every import every_figure
+from evaluation.figures.figure import Compared
+from evaluation.figures.pictures import check_metrics
+from evaluation.samples import save_compared, save_references
 from metrics.picture_metric import Drawn, PictureMetric
-from models.adapters import Adapter
 from models.family import DiffusionFamily
 from report.diagnostic_grids import TOKEN_ATTENTION, TRAJECTORY
-from report.grid import picture_grid
-from report.guidance import save_diagnostics
-from report.page import write_report
 from sampling.guidance import Guidance
 from sampling.sampler import sample, sample_guided
 
-Pictures = Sequence[Image.Image]
 
-
-class Evaluation:
+class PictureEvaluation(Evaluation):
     """Draws the evaluation prompts with both models; writes `samples/`, `references/`, `metrics.json`, `report.html`.
 
-    What each figure of `metrics.json` says of itself is in `evaluation.figures.figure`.
+    What each figure of `metrics.json` says of itself is in `evaluation.figures.figure.Figure`.
 
     The base model is given the class word alone, since it cannot know the identifier; without one, the same prompts.
 
@@ -53,6 +39,9 @@ class Evaluation:
         guidance_grid: draws a prompt over the scales of a consistency guidance; None draws none.
         trajectory: draws predicted x0 along the denoising, or None.
         token_attention: draws the cross-attention to every token of the first prompt, or None.
+        judge: folder of the `SpritesJudge` that reads what is drawn of an `EmbeddedSubject`, or None; other pictures
+            are none of its world's, and it is not asked.
+        identity: folder of the `Identity` that compares what is drawn of such a subject with its held-out pictures.
         metrics: further figures of the pictures, by their keys in `evaluation.metrics`.
     """
 
@@ -66,6 +55,8 @@ class Evaluation:
         guidance_grid: GuidanceGrid | None,
         trajectory: Trajectory | None,
         token_attention: TokenAttention | None,
+        judge: str | None,
+        identity: str | None,
         metrics: Mapping[str, PictureMetric],
     ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
@@ -81,9 +72,10 @@ class Evaluation:
         if metrics is None:
             raise ValueError("evaluation.metrics=null: evaluation/metrics=[] has none")
         self.metrics = dict(metrics)
+        self._every_figure = every_figure(judge=judge or None, identity=identity or None, metrics=self.metrics)
 
-    def check(self, model: Any, subject: Subject) -> None:
-        """Whether this evaluation can judge `model` on `subject`, asked before training; may download metrics' weights.
+    def check(self, model: Any, data: Subject) -> None:
+        """Whether this evaluation can judge `model` on `data`, asked before training; may download metrics' weights.
 
         Raises:
             ValueError: the model draws no pictures, or has no such cross-attention; a metric cannot be had; or see
@@ -95,9 +87,9 @@ class Evaluation:
         if self.token_attention:
             self.token_attention.check(model)
         if self.guidance_grid:
-            self.guidance_grid.check(len(subject.evaluation_prompts))
-        self._check_class_prompt(subject)
-        num_prompts = min(self.max_prompts, len(subject.evaluation_prompts))
+            self.guidance_grid.check(len(data.evaluation_prompts))
+        self._check_class_prompt(data)
+        num_prompts = min(self.max_prompts, len(data.evaluation_prompts))
         check_metrics(self.metrics, num_prompts=num_prompts, images_per_prompt=self.images_per_prompt)
 
     def _check_class_prompt(self, subject: Subject) -> None:
@@ -109,150 +101,105 @@ class Evaluation:
                     "empty or one that is trained: it is for subjects with an identifier beside a class word"
                 )
 
-    def __call__(
-        self,
-        model: DiffusionFamily,
-        adapter: Adapter,
-        datamodule: SubjectDataModule,
-        *,
-        run_dir: Path,
-        out_dir: Path,
-        info: dict[str, Any],
-    ) -> Path:
-        """Judges the run in `run_dir` and writes to `out_dir`, which may be the same folder.
-
-        Args:
-            model: the pretrained pipeline, untouched: the tuned weights are loaded into it half-way.
-            info: goes into `metrics.json`: `steps` that the weights were trained for, the training's `seed`,
-                experiment, `seconds` so far.
-
-        Returns:
-            The report's path.
-        """
-        started = perf_counter()
-        subject = datamodule.subject
+    def evaluate(self, run: FinishedRun) -> dict[str, Any]:
+        """Draws, judges and shows both models' pictures, in `run.out_dir`; see `Evaluation.evaluate`."""
+        model, subject = run.model, run.datamodule.subject
         self.check(model, subject)
-        save_references(subject, out_dir / "references", model.resolution)
+        save_references(subject, run.out_dir / "references", model.resolution)
+        compared, diagnostics = self._draw_both(run)
+        metrics = self._figures(compared)
+        folder, base, tuned = run.out_dir / "samples", compared.base.pictures, compared.tuned.pictures
         pairs = subject.evaluation_prompts[: self.max_prompts]
-        base = self._draw(model, [pair.prior for pair in pairs], "the base model draws")
-        base_class_pictures = self._draw_class(model, subject, is_tuned=False)
-        similarity = DiffusionSimilarity(model, subject)
-        figures = {"base": similarity(base)}
-        adapter.load(model.pipeline, run_dir)
-        tuned, diagnostics = self._draw_guided(model, pairs)
-        tuned_class_pictures = self._draw_class(model, subject, is_tuned=True)
-        # The features are the pretrained model's: the adapter is off while they are taken.
-        figures["tuned"] = similarity(tuned)
-        figures["reference"] = similarity.of_training_pictures
+        save_compared(folder, pairs, subject, base=base, tuned=tuned, diagnostics=diagnostics)
+        self._drawings(model, subject, base[0], tuned[0], folder)
+        return {"subject": subject.name, "evaluation": self._settings, "metrics": metrics}
 
-        repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
-        prompts = [pair.prior for pair in repeated]
-        weights = pipeline_weights(model.pretrained)
-        checkpoint = {part: checkpoint_hash(file) if file else None for part, file in weights.items()}
-        metrics = {
-            **background_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
-            **identity_figure(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=repeated),
-            **attribute_figures(subject, tuned=_arrays(tuned), base=_arrays(base), prompts=prompts),
-            **picture_figures(
-                self.metrics,
-                subject,
-                Embeddings(device=model.pipeline.device, batch_size=model.inference_batch_size),
-                tuned=Drawn(pictures=tuned, prompts=prompts, class_pictures=tuned_class_pictures),
-                base=Drawn(pictures=base, prompts=prompts, class_pictures=base_class_pictures),
-            ),
-            "similarity/diffusion_features": figures | similarity.describe(checkpoint, num_drawn=len(tuned)),
-            **relative_loss_figure(model, subject, out_dir / "metrics.csv", checkpoint=checkpoint, info=info),
+    def _draw_both(self, run: FinishedRun) -> tuple[Compared, Any]:
+        """What both models draw, the tuned one behind the base model, with the diagnostics of its guidance."""
+        model, subject = run.model, run.datamodule.subject
+        pairs = [pair for pair in subject.evaluation_prompts[: self.max_prompts] for _ in range(self.images_per_prompt)]
+        seeds = [self.seed + number % self.images_per_prompt for number in range(len(pairs))]
+        class_pairs = self._class_pairs(subject)
+        class_seeds = [self.seed + copy for copy in range(len(class_pairs))]
+        base = Drawn(
+            pictures=self._draw(model, pairs, seeds, "the base model draws"),
+            prompts=[pair.prior for pair in pairs],
+            class_pictures=self._draw(model, class_pairs, class_seeds, "the base model's class"),
+        )
+        run.adapter.load(model.pipeline, run.run_dir)
+        pictures, diagnostics = self._draw_guided(model, pairs, seeds, "the tuned model draws")
+        class_pictures, _ = self._draw_guided(model, class_pairs, class_seeds, "the tuned model's class")
+        compared = Compared(
+            model=model,
+            subject=subject,
+            pairs=pairs,
+            tuned=replace(base, pictures=pictures, class_pictures=class_pictures),
+            base=base,
+            metrics_csv=run.out_dir / "metrics.csv",
+            steps=run.info["steps"],
+            seed=run.info["seed"],
+        )
+        return compared, diagnostics
+
+    def _class_pairs(self, subject: Subject) -> list[PromptPair]:
+        """The bare class prompt, as often as the metrics ask for pictures of it."""
+        count = max((metric.num_class_pictures for metric in self.metrics.values()), default=0)
+        return [PromptPair(instance=subject.class_prompt, prior=subject.class_prompt)] * count
+
+    def _draw(
+        self, model: DiffusionFamily, pairs: Sequence[PromptPair], seeds: list[int], text: str
+    ) -> list[Image.Image]:
+        prompts = [pair.prior for pair in pairs]
+        return sample(model, prompts, seeds=seeds, guidance_scale=self.guidance.guidance_scale, description=text)
+
+    def _draw_guided(
+        self, model: DiffusionFamily, pairs: Sequence[PromptPair], seeds: list[int], text: str
+    ) -> tuple[list[Image.Image], Any]:
+        return sample_guided(model, pairs, self.guidance, seeds=seeds, description=text) if pairs else ([], None)
+
+    def _figures(self, compared: Compared) -> dict[str, dict[str, Any]]:
+        """For `metrics.json`, by name."""
+        count = len(compared.pairs) // self.images_per_prompt
+        prompts = f"the subject's first {count}, {_whose(compared.subject)}"
+        return {
+            name: figure.record(prompts=prompts, seed=self.seed)
+            for figures in self._every_figure
+            for name, figure in figures(compared).items()
         }
-        drawn = {"prompts": f"the subject's first {len(pairs)}, {_whose(subject)}", "seed": self.seed}
-        metrics = {name: drawn | figure for name, figure in metrics.items()}
-        self._save_samples(out_dir / "samples", pairs, base, tuned)
-        save_diagnostics(diagnostics, [pair.instance for pair in pairs], out_dir / "samples")
-        self._draw_diagnostics(model, pairs, base[0], tuned[0], out_dir / "samples")
+
+    def _drawings(
+        self, model: DiffusionFamily, subject: Subject, base: Image.Image, tuned: Image.Image, folder: Path
+    ) -> None:
+        """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
+        pairs = subject.evaluation_prompts[: self.max_prompts]
+        if self.trajectory:
+            self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
+        if self.token_attention and _fits(model, pairs[0]):
+            path = folder / TOKEN_ATTENTION / "00.png"
+            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
         if self.guidance_grid:
-            self.guidance_grid(model, subject.evaluation_prompts, self.guidance, out_dir / "samples", seed=self.seed)
-        columns = slice(0, 8 * self.images_per_prompt, self.images_per_prompt)
-        references = [picture.image for picture in subject.train]
-        grid = picture_grid([pair.instance for pair in pairs[:8]], references, base[columns], tuned[columns])
-        grid.save(out_dir / "samples" / "grid.png")
+            self.guidance_grid(model, subject.evaluation_prompts, self.guidance, folder, seed=self.seed)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """For `metrics.json`."""
         settings = {name: getattr(self, name) for name in ("images_per_prompt", "max_prompts", "seed")}
         settings |= {"guidance": {"name": type(self.guidance).__name__, **self.guidance.settings}}
         drawings = {name: getattr(self, name) for name in (TRAJECTORY, TOKEN_ATTENTION, "guidance_grid")}
-        settings |= {name: node and vars(node) for name, node in drawings.items()}
-        record = info | {"subject": subject.name, "evaluation": settings, "metrics": metrics}
-        write_metrics(out_dir, record, started=started)
-        return write_report(out_dir, force=False)
-
-    def _draw_diagnostics(
-        self, model: DiffusionFamily, pairs: Sequence[PromptPair], base: Image.Image, tuned: Image.Image, folder: Path
-    ) -> None:
-        """What both models do on the way to a picture, as grids in `folder`; `base`, `tuned`: of the first prompt."""
-        if self.trajectory:
-            self.trajectory(model, pairs, self.guidance, seed=self.seed, folder=folder / TRAJECTORY)
-        if self.token_attention:
-            try:
-                model.tokenize([pairs[0].prior, pairs[0].instance])
-            except ValueError as error:  # the pipeline cuts a long prompt off, which would mislabel the tokens
-                warnings.warn(f"no picture of the attention to each token: {error}", stacklevel=2)
-                return
-            path = folder / TOKEN_ATTENTION / "00.png"
-            self.token_attention(model, pairs[0], base, tuned, seed=self.seed, path=path)
-
-    def _seeds(self, num_prompts: int) -> list[int]:
-        return [self.seed + copy for _ in range(num_prompts) for copy in range(self.images_per_prompt)]
-
-    def _draw_guided(self, model: DiffusionFamily, pairs: Sequence[PromptPair]) -> tuple[list[Image.Image], Any]:
-        repeated = [pair for pair in pairs for _ in range(self.images_per_prompt)]
-        seeds = self._seeds(len(pairs))
-        return sample_guided(model, repeated, self.guidance, seeds=seeds, description="the tuned model draws")
-
-    def _draw(self, model: DiffusionFamily, prompts: list[str], description: str) -> list[Image.Image]:
-        repeated = [prompt for prompt in prompts for _ in range(self.images_per_prompt)]
-        return self._sample(model, repeated, self._seeds(len(prompts)), description)
-
-    def _sample(self, model: DiffusionFamily, prompts: list[str], seeds: list[int], text: str) -> list[Image.Image]:
-        return sample(model, prompts, seeds=seeds, guidance_scale=self.guidance.guidance_scale, description=text)
-
-    def _draw_class(self, model: DiffusionFamily, subject: Subject, *, is_tuned: bool) -> list[Image.Image]:
-        """Pictures of the bare class prompt, as many as the metrics ask for."""
-        count = max((metric.num_class_pictures for metric in self.metrics.values()), default=0)
-        prompt, seeds = subject.class_prompt, [self.seed + copy for copy in range(count)]
-        if count and is_tuned:
-            pairs = [PromptPair(instance=prompt, prior=prompt)] * count
-            return sample_guided(model, pairs, self.guidance, seeds=seeds, description="the tuned model's class")[0]
-        return self._sample(model, [prompt] * count, seeds, "the base model's class")
-
-    def _save_samples(self, folder: Path, pairs: Sequence[Any], base: Pictures, tuned: Pictures) -> None:
-        entries = []
-        for number, pair in enumerate(pairs):
-            entry: dict[str, Any] = {"prompt": pair.instance, "prior_prompt": pair.prior, "base": [], "tuned": []}
-            for kind, pictures in (("base", base), ("tuned", tuned)):
-                (folder / kind).mkdir(parents=True, exist_ok=True)
-                for copy in range(self.images_per_prompt):
-                    path = f"{kind}/{number:02d}-{copy}.png"
-                    pictures[number * self.images_per_prompt + copy].save(folder / path)
-                    entry[kind].append(path)
-            entries.append(entry)
-        (folder / "samples.json").write_text(json.dumps(entries, indent=2))
+        return settings | {name: node and vars(node) for name, node in drawings.items()}
 
 
-def save_references(subject: Subject, folder: Path, resolution: int) -> None:
-    """Training pictures into `folder`, held-out ones into `folder/heldout`, as the model sees them."""
-    groups: tuple[tuple[Path, tuple[Picture, ...]], ...] = (
-        (folder, subject.train),
-        (folder / "heldout", subject.heldout),
-    )
-    for target, pictures in groups:
-        target.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(pictures):
-            pixels = square_tensor(picture.image, resolution).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(target / f"{number:02d}.png")
+def _fits(model: DiffusionFamily, pair: PromptPair) -> bool:
+    """Whether no part of a prompt is cut off, which would mislabel the tokens; tells of it otherwise."""
+    try:
+        model.tokenize([pair.prior, pair.instance])
+    except ValueError as error:
+        warnings.warn(f"no picture of the attention to each token: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def _whose(subject: Subject) -> str:
     if subject.identifier is None:
         return "the same for the tuned and the base model"
     return f"with {subject.identifier} (tuned) or the class word (base)"
-
-
-def _arrays(pictures: Pictures) -> list[Any]:
-    return [np.asarray(picture) for picture in pictures]

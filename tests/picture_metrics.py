@@ -1,6 +1,8 @@
 """Pictures, subjects and a small open_clip folder for the tests of the picture metrics."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import torch
 from open_clip import CLIP
@@ -8,9 +10,11 @@ from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
 
 from datamodules.sprites.subjects import sprite_subject
-from datamodules.subject import Subject
+from datamodules.subject import PromptPair, Subject
+from evaluation.figures.figure import Arrays, Compared
 from lightning_modules.pretraining.tokenizer import build_tokenizer
 from metrics.embeddings import Embeddings
+from metrics.picture_metric import Drawn
 from tests.tiny import ROOT
 
 VIT = str(ROOT / "assets/sprites-vit")
@@ -23,7 +27,20 @@ def embeddings() -> Embeddings:
 def subject(name: str = "heart_face", *, num_heldout: int = 4, seed: int = 0) -> Subject:
     return sprite_subject(
         subject=name, identifier="sks", replaces_class_word=False, instance_prompt="a {identifier} {class_word}",
-        num_train=3, num_heldout=num_heldout, seed=seed, judge=None, identity=None,
+        num_train=3, num_heldout=num_heldout, seed=seed,
+    )  # fmt: skip
+
+
+def compared(subject: Subject, pairs: Sequence[PromptPair], tuned: Arrays, base: Arrays) -> Compared:
+    """Pictures of two models, for figures that look at no model."""
+
+    def drawn(arrays: Arrays) -> Drawn:
+        prompts = [pair.prior for pair in pairs]
+        return Drawn(pictures=[Image.fromarray(each) for each in arrays], prompts=prompts, class_pictures=())
+
+    return Compared(
+        model=MagicMock(), subject=subject, pairs=pairs, tuned=drawn(tuned), base=drawn(base),
+        metrics_csv=Path("metrics.csv"), steps=0, seed=0,
     )  # fmt: skip
 
 

@@ -170,11 +170,11 @@ def test_a_judge_that_is_missing_or_broken(tmp_path, broken, content, words):
         (judge / broken).unlink()
     if content is not None:
         (judge / broken).write_bytes(content)
-    assert_refused(run_py(tmp_path, f"data.judge={judge}"), str(judge), "data.judge", *words)
+    assert_refused(run_py(tmp_path, f"evaluation.judge={judge}"), str(judge), "evaluation.judge", *words)
 
 
 def test_an_identity_that_is_missing(tmp_path):
-    assert_refused(run_py(tmp_path, f"data.identity={tmp_path}"), "data.identity", "lacks config.json")
+    assert_refused(run_py(tmp_path, f"evaluation.identity={tmp_path}"), "evaluation.identity", "lacks config.json")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_identity_whose_vit_is_missing_or_broken(tmp_path, broken, content, w
         (tmp_path / broken).unlink()
     if content is not None:
         (tmp_path / broken).write_bytes(content)
-    assert_refused(run_py(tmp_path, f"data.identity={tmp_path / 'identity'}"), "data.identity", *words)
+    assert_refused(run_py(tmp_path, f"evaluation.identity={tmp_path / 'identity'}"), "evaluation.identity", *words)
 
 
 def test_a_metric_whose_weights_the_hub_cannot_give(monkeypatch, tmp_path):

@@ -131,7 +131,9 @@ def test_the_judge_s_figures_are_written_and_shown(tiny_sd, tmp_path):
 
 
 def test_a_run_without_judge_has_no_such_figures(tiny_sd, tmp_path):
-    run_dir = fit(tiny_sd, tmp_path / "run", "experiment=dreambooth", "data.judge=null", "data.identity=null")
+    run_dir = fit(
+        tiny_sd, tmp_path / "run", "experiment=dreambooth", "evaluation.judge=null", "evaluation.identity=null"
+    )
     metrics = json.loads((run_dir / "metrics.json").read_text())["metrics"]
     assert "background_adherence" in metrics
     assert not [name for name in metrics if name.startswith(("attribute_", "identity"))]

@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.shared.command import ROOT
 from benchmarks.shared.lanes import compose_run
 from benchmarks.shared.rendered_as_asked import rendered_as_asked
+from datamodules.sprites.embedded_subject import keeps_paint
 from datamodules.subject import Picture, Subject
 from metrics.backbone import Backbone
 from metrics.nearest_training_similarity import nearest_training_similarity
@@ -88,7 +89,7 @@ class Scores:
         )
         right = [each["all"] for each in verdicts]
         shares = [share_right(each) for each in verdicts]
-        keeps = np.array([pair.keeps_paint for pair in pairs])[None, :, None]
+        keeps = np.array([keeps_paint(pair) for pair in pairs])[None, :, None]
         return RunScores(
             identity=np.where(keeps, heldout.mean(1).reshape(shape), np.nan),
             adherence=np.array(right, float).reshape(shape),

@@ -76,7 +76,7 @@ def pictures_of(name: str) -> tuple[list[Picture], list[Picture], dict[str, list
     """References and scored pictures of a subject, and the pictures to score: its own, and each kind of distractor."""
     subject = sprite_subject(
         subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=5,
-        num_heldout=REFERENCES + SCORED, seed=1, judge=None, identity=None, replaces_class_word=False,
+        num_heldout=REFERENCES + SCORED, seed=1, replaces_class_word=False,
     )  # fmt: skip
     references, scored = subject.heldout[:REFERENCES], subject.heldout[REFERENCES:]
     others = subject.distractors[REFERENCES * len(KINDS) :]

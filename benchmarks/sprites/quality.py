@@ -91,8 +91,6 @@ def fresh_pictures() -> dict[str, list[NDArray[np.uint8]]]:
             num_train=5,
             num_heldout=12,
             seed=FRESH,
-            judge=None,
-            identity=None,
         )
         for name in SUBJECTS
     ]

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from datamodules.sprites.captions import with_article
+from datamodules.sprites.embedded_subject import EmbeddedSubject
 from datamodules.sprites.paint import BACKGROUNDS, Paint
 from datamodules.sprites.world import POSITIONS, Scene, draw_sprite, render
-from datamodules.subject import Picture, PromptPair, Subject
+from datamodules.subject import Picture, PromptPair
 
 STYLES: Mapping[str, Paint] = {
     "two_tone": Paint("halves", (80, 235, 205), (190, 25, 130)),
@@ -35,14 +36,13 @@ PROMPTS = tuple(
 )
 
 
-def sprite_style(*, style: str, num_train: int, num_heldout: int, seed: int, judge: str | None) -> Subject:
+def sprite_style(*, style: str, num_train: int, num_heldout: int, seed: int) -> EmbeddedSubject:
     """A style with its pictures drawn afresh from `seed`; it has no identifier, no class word and no identity.
 
     Args:
         style: a key of `STYLES`.
         num_train: pictures to learn from, of `NOUNS` in turn.
         num_heldout: pictures of `HELDOUT_NOUNS` in turn.
-        judge: folder of the world's judge, or None.
 
     Raises:
         ValueError: an unknown style, or no picture to train on, or more of them than there are backgrounds.
@@ -64,7 +64,7 @@ def sprite_style(*, style: str, num_train: int, num_heldout: int, seed: int, jud
         _picture(f"{style}_heldout_{i}", noun, background, paint, np.random.default_rng([seed, number, i, 1]))
         for i, noun, background in zip(range(num_heldout), cycle(HELDOUT_NOUNS), cycle(backgrounds), strict=False)
     )
-    return Subject(
+    return EmbeddedSubject(
         name=style,
         identifier=None,
         class_word="",
@@ -72,8 +72,7 @@ def sprite_style(*, style: str, num_train: int, num_heldout: int, seed: int, jud
         train=train,
         heldout=heldout,
         evaluation_prompts=tuple(map(_same_for_both, PROMPTS)),
-        judge=judge or None,
-        identity=None,  # the embedded one was made to tell objects apart, and here every noun is another object
+        is_object=False,
     )
 
 

@@ -11,12 +11,12 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from datamodules.sprites.attributes import asked
 from datamodules.sprites.captions import with_article
 from datamodules.sprites.distractors import KINDS, distractor
+from datamodules.sprites.embedded_subject import EmbeddedSubject
 from datamodules.sprites.paint import BACKGROUNDS, Paint
 from datamodules.sprites.world import POSITIONS, Scene, draw_sprite, mask, render
-from datamodules.subject import Picture, PromptPair, Subject, prompt_pair
+from datamodules.subject import Picture, PromptPair, prompt_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,7 @@ def sprite_subject(
     num_train: int,
     num_heldout: int,
     seed: int,
-    judge: str | None,
-    identity: str | None,
-) -> Subject:
+) -> EmbeddedSubject:
     """A subject with its pictures and their masks drawn afresh from `seed`, and its distractors.
 
     Args:
@@ -89,8 +87,6 @@ def sprite_subject(
         instance_prompt: template of every training picture's prompt.
         num_train: pictures to learn from, all on the subject's own background.
         num_heldout: pictures on other backgrounds, at other places and sizes; as many distractors of each kind.
-        judge: folder of the world's judge, or None.
-        identity: folder of its identity, or None.
 
     Raises:
         ValueError: an unknown subject, or no picture to train on.
@@ -109,7 +105,7 @@ def sprite_subject(
         pair(f"a photo of a {{identifier}} {{class_word}} on {with_article(each.background)} background")
         for each in heldout
     ]
-    return Subject(
+    return EmbeddedSubject(
         name=subject,
         identifier=identifier,
         class_word=spec.noun,
@@ -128,15 +124,9 @@ def sprite_subject(
             for i, (each, words) in enumerate(zip(heldout, said, strict=True))
             for k, kind in enumerate(KINDS)
         ),
-        evaluation_prompts=tuple(_marked(pair(template)) for template in TEMPLATES),
-        judge=judge or None,
-        identity=identity or None,
+        evaluation_prompts=tuple(map(pair, TEMPLATES)),
+        is_object=True,
     )
-
-
-def _marked(prompts: PromptPair) -> PromptPair:
-    wanted = asked(prompts.prior).objects[0]
-    return replace(prompts, keeps_paint=not (wanted.color or wanted.texture))
 
 
 def _heldout_scene(spec: SpriteSubject, rng: np.random.Generator) -> Scene:

@@ -1,14 +1,12 @@
-"""The judge's figures of a run, as `metrics.json` and the report want them."""
+"""What the world's judge reads off a run's samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datamodules.subject import Subject
-from evaluation.figures.figure import stand_alone
+from datamodules.sprites.embedded_subject import EmbeddedSubject
+from evaluation.figures.figure import Arrays, Compared, Figure, stand_alone
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.picture_metric import PRIOR_TEMPLATE
 from metrics.sprites.attribute_adherence import AttributeAdherence
@@ -23,49 +21,55 @@ SAYS = {  # `background` is left to `background_adherence`, which reads it off t
     "count": "with as many objects as the prompt names",
     "all": "with all of this right at once, and the background",
 }
-Arrays = Sequence[NDArray[np.uint8]]
 
 
-def attribute_figures(
-    subject: Subject, *, tuned: Arrays, base: Arrays, prompts: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """`attribute_adherence/<attribute>` of what the prompts name; nothing where the subject has no judge.
+def attribute_figures(compared: Compared, *, judge: str | None) -> dict[str, Figure]:
+    """`attribute_adherence/<attribute>` of what the prompts name; nothing of pictures of another world.
+
+    Prompts have the class word alone: the judge knows no identifier.
 
     Args:
-        tuned, base: pictures `[H, W, 3]`, one for each prompt.
-        prompts: with the class word alone: the judge knows no identifier.
+        judge: folder of the `SpritesJudge`; None: no such figures.
     """
-    if subject.judge is None:
+    subject = compared.subject
+    if judge is None or not isinstance(subject, EmbeddedSubject):
         return {}
-    folder = Path(subject.judge).expanduser()
-    metric = AttributeAdherence(SpritesJudge.from_pretrained(folder))
+    folder = Path(judge).expanduser()
+    real = [np.asarray(each.image) for each in subject.heldout], [each.prompts.prior for each in subject.heldout]
+    drawn = {kind: (pictures, compared.prompts) for kind, pictures in compared.arrays.items()}
+    shares, counts = _read(AttributeAdherence(SpritesJudge.from_pretrained(folder)), drawn | {"reference": real})
     checkpoint = checkpoint_hash(folder / "model.safetensors")
-    heldout = [np.asarray(picture.image) for picture in subject.heldout]
-    captions = [picture.prompts.prior for picture in subject.heldout]
-    stand_alone(metric)
-    shares: dict[str, dict[str, float]] = {}
-    counts: dict[str, dict[str, int]] = {}
-    for kind, pictures, asked in (("tuned", tuned, prompts), ("base", base, prompts), ("reference", heldout, captions)):
-        metric.reset()
-        metric.update(pictures, asked)
-        counts[kind] = metric.counts
-        shares[kind] = {name: float(share) for name, share in metric.compute().items()}
-    figures = {
-        f"attribute_adherence/{name}": {
-            **{kind: share.get(name) for kind, share in shares.items()},
-            "description": f"share of the pictures {says}, of the {counts['tuned'][name]} that are asked for it; "
-            f"as {subject.judge} reads them; real: held-out pictures",
-            "model": subject.judge,
-            "checkpoint": checkpoint,
-            "transform": TRANSFORM,
-            "template": PRIOR_TEMPLATE,
-            "pairing": "each picture with its prompt, where that names it",
-            "counts": {kind: count.get(name, 0) for kind, count in counts.items()},
-        }
+    missing = "no held-out picture's prompt names it"
+    return {
+        f"attribute_adherence/{name}": Figure(
+            tuned=shares["tuned"].get(name),
+            base=shares["base"].get(name),
+            reference=shares["reference"].get(name),
+            description=f"share of the pictures {says}, of the {counts['tuned'][name]} that are asked for it; "
+            f"as {judge} reads them; real: held-out pictures",
+            model=judge,
+            checkpoint=checkpoint,
+            transform=TRANSFORM,
+            template=PRIOR_TEMPLATE,
+            pairing="each picture with its prompt, where that names it",
+            counts={kind: count.get(name, 0) for kind, count in counts.items()},
+            no_reference=missing if shares["reference"].get(name) is None else None,
+        )
         for name, says in SAYS.items()
         if name in counts["tuned"]
     }
-    for figure in figures.values():
-        if figure["reference"] is None:
-            figure["no_reference"] = "no held-out picture's prompt names it"
-    return figures
+
+
+def _read(
+    metric: AttributeAdherence, pictures: Mapping[str, tuple[Arrays, Sequence[str]]]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
+    """By kind of `pictures` ("tuned") and attribute: the share right, and of how many."""
+    stand_alone(metric)
+    shares: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for kind, (seen, asked) in pictures.items():
+        metric.reset()
+        metric.update(seen, asked)
+        counts[kind] = metric.counts
+        shares[kind] = {name: float(share) for name, share in metric.compute().items()}
+    return shares, counts

@@ -1,25 +1,115 @@
-"""What a figure of the pictures says of itself in `metrics.json`.
+"""What a figure of the pictures says of itself in `metrics.json`, and what it looks at."""
 
-Every figure has
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
-- `tuned`, `base`, `reference`: the numbers of the tuned and the base model and of real pictures; null for none;
-- `no_reference`: why, where `reference` is null;
-- `counts`: how many pictures each of the three is over, 0 beside a null;
-- `description`: what is measured, and which pictures are the real ones;
-- `model`, `checkpoint`: what looks at the pictures, and the first 12 digits of its weights' SHA-256, by part where it
-  has several; null where it learned nothing, or a part's weights lie in more than one file;
-- `transform`: what a picture goes through before it;
-- `pairing`: what is compared with what; `compared_with` how many pictures there are on the other side, if any;
-- `prompts`, `seed`: what was drawn, and from which noise;
-- `template`: the form in which prompts are read, only where the figure reads any.
-"""
-
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
+from numpy.typing import NDArray
 from torchmetrics import Metric
 
+from checks.folders import pipeline_weights
+from datamodules.subject import PromptPair, Subject
+from metrics.checkpoint_hash import checkpoint_hash
 from metrics.mean_metric import MeanMetric
+from metrics.picture_metric import Drawn
+from models.family import DiffusionFamily
+
+Arrays = Sequence[NDArray[np.uint8]]
+"""Pictures `[H, W, 3]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One figure, of both models and of real pictures.
+
+    Args:
+        tuned, base, reference: the numbers of the tuned and the base model and of real pictures; None for none.
+        counts: how many pictures each of the three is over, 0 beside a None.
+        description: what is measured, and which pictures are the real ones.
+        model: what looks at the pictures.
+        checkpoint: the first 12 digits of its weights' SHA-256, by part where it has several; None where it learned
+            nothing, or a part's weights lie in more than one file.
+        transform: what a picture goes through before it.
+        pairing: what is compared with what.
+        compared_with: how many pictures there are on the other side, if any.
+        template: the form in which prompts are read, only where the figure reads any.
+        no_reference: why, where `reference` is None.
+        prompts, seed: what was drawn, and from which noise; None where they are the evaluation's.
+    """
+
+    tuned: float | None
+    base: float | None
+    reference: float | None
+    counts: Mapping[str, int]
+    description: str
+    model: str
+    checkpoint: str | Mapping[str, str | None] | None
+    transform: str
+    pairing: str
+    compared_with: int | None = None
+    template: str | None = None
+    no_reference: str | None = None
+    prompts: str | None = None
+    seed: int | None = None
+
+    def record(self, *, prompts: str, seed: int) -> dict[str, Any]:
+        """For `metrics.json`, without what has nothing to say.
+
+        Args:
+            prompts, seed: the evaluation's.
+        """
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        optional = {field.name for field in fields(self) if field.default is None}
+        kept = {name: value for name, value in said.items() if value is not None or name not in optional}
+        return {"prompts": prompts, "seed": seed} | kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What both models drew for the same prompts from the same noise, and all else that a figure may look at.
+
+    Args:
+        model: the pretrained one, whatever is loaded into its pipeline.
+        pairs: the prompt of each picture.
+        tuned, base: what the two drew.
+        metrics_csv: of the training.
+        steps, seed: the training's: the steps behind the weights, the run's seed.
+    """
+
+    model: DiffusionFamily
+    subject: Subject
+    pairs: Sequence[PromptPair]
+    tuned: Drawn
+    base: Drawn
+    metrics_csv: Path
+    steps: int
+    seed: int
+
+    @cached_property
+    def arrays(self) -> dict[str, Arrays]:
+        """What was drawn, "tuned" and "base"."""
+        drawn = {"tuned": self.tuned, "base": self.base}
+        return {kind: [np.asarray(picture) for picture in each.pictures] for kind, each in drawn.items()}
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of each picture, with the class word alone."""
+        return [pair.prior for pair in self.pairs]
+
+    @cached_property
+    def model_checkpoint(self) -> dict[str, str | None]:
+        """Hashes of the pretrained weights by the pipeline's parts, see `Figure`."""
+        weights = pipeline_weights(self.model.pretrained)
+        return {part: checkpoint_hash(file) if file else None for part, file in weights.items()}
+
+
+class Figures(Protocol):
+    """Any number of figures of one kind by their names; none where there is nothing that they could be of."""
+
+    def __call__(self, compared: Compared, /) -> Mapping[str, Figure]: ...
 
 
 def stand_alone(metric: Metric) -> None:

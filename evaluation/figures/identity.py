@@ -1,61 +1,55 @@
-"""The identity of a run's samples, as `metrics.json` and the report want it."""
+"""The identity of a run's samples: whether they show the subject, and not another of its noun."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datamodules.subject import Picture, PromptPair, Subject
-from evaluation.figures.figure import means
+from datamodules.sprites.embedded_subject import EmbeddedSubject, keeps_paint
+from datamodules.subject import Picture, PromptPair
+from evaluation.figures.figure import Arrays, Compared, Figure, means
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.sprites.identity import Identity, MeanIdentity
 
-Arrays = Sequence[NDArray[np.uint8]]
 
+def identity_figure(compared: Compared, *, identity: str | None) -> dict[str, Figure]:
+    """`identity` to the held-out pictures of an object of the embedded world; nothing where none are held out.
 
-def identity_figure(
-    subject: Subject, *, tuned: Arrays, base: Arrays, prompts: Sequence[PromptPair]
-) -> dict[str, dict[str, Any]]:
-    """`identity` to the held-out pictures; nothing where the subject has none, or no held-out pictures.
+    Prompts that give the subject another paint are left out.
 
     Args:
-        tuned, base: pictures `[H, W, 3]`, one for each prompt.
-        prompts: those that give the subject another paint are left out.
+        identity: folder of the `Identity`; None: no such figure.
     """
-    kept = kept_paint(prompts)
-    if subject.identity is None or not subject.heldout or not kept:
+    subject = compared.subject
+    if identity is None or not isinstance(subject, EmbeddedSubject) or not subject.is_object or not subject.heldout:
         return {}
-    folder, heldout = Path(subject.identity).expanduser(), subject.heldout
-    identity = Identity.from_pretrained(folder)
-    metric = MeanIdentity(identity, [np.asarray(each.image) for each in heldout], [each.mask for each in heldout])
-    pictures = {
-        "tuned": ([tuned[number] for number in kept],),
-        "base": ([base[number] for number in kept],),
-        "reference": ([np.asarray(each.image) for each in subject.train],),
-    }
+    if not (kept := kept_paint(compared.pairs)):
+        return {}
+    folder, heldout = Path(identity).expanduser(), subject.heldout
+    features = Identity.from_pretrained(folder)
+    metric = MeanIdentity(features, [np.asarray(each.image) for each in heldout], [each.mask for each in heldout])
+    drawn = {kind: ([pictures[number] for number in kept],) for kind, pictures in compared.arrays.items()}
+    real = ([np.asarray(each.image) for each in subject.train],)
     return {
-        "identity": means(metric, pictures)
-        | {
-            "description": f"mean cosine of the object to that of the held-out pictures, in the features of "
-            f"{subject.identity}; of the {len(kept)} pictures whose prompts keep the subject's paint; "
-            "real: training pictures",
-            "model": subject.identity,
-            "checkpoint": {
-                "vit": checkpoint_hash(Path(identity.vit) / "model.safetensors"),
+        "identity": Figure(
+            **means(metric, drawn | {"reference": real}),
+            description=f"mean cosine of the object to that of the held-out pictures, in the features of {identity}; "
+            f"of the {len(kept)} pictures whose prompts keep the subject's paint; real: training pictures",
+            model=identity,
+            checkpoint={
+                "vit": checkpoint_hash(Path(features.vit) / "model.safetensors"),
                 "whitening": checkpoint_hash(folder / "whitening.safetensors"),
             },
-            "transform": identity.transform,
-            "pairing": "every picture with every held-out picture",
-            "compared_with": len(heldout),
-        }
+            transform=features.transform,
+            pairing="every picture with every held-out picture",
+            compared_with=len(heldout),
+        )
     }
 
 
 def kept_paint(prompts: Sequence[PromptPair]) -> list[int]:
     """Numbers of the prompts that leave the subject its paint: those that identity can be read of."""
-    return [number for number, pair in enumerate(prompts) if pair.keeps_paint]
+    return [number for number, pair in enumerate(prompts) if keeps_paint(pair)]
 
 
 def mean_identity(identity: Identity, pictures: Arrays, heldout: Sequence[Picture]) -> float:

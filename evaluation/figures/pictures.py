@@ -1,12 +1,11 @@
-"""The figures of `evaluation.metrics`, as `metrics.json` and the report want them."""
+"""The figures of `evaluation.metrics`."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.subject import Subject
-from evaluation.figures.figure import stand_alone
+from evaluation.figures.figure import Compared, Figure, stand_alone
 from metrics.embeddings import Embeddings
-from metrics.picture_metric import Drawn, PictureMetric
+from metrics.picture_metric import PictureMetric
 
 
 def check_metrics(metrics: Mapping[str, PictureMetric], *, num_prompts: int, images_per_prompt: int) -> None:
@@ -35,20 +34,21 @@ def figure_name(metric: PictureMetric) -> str:
     return f"{metric.name}/{metric.model_name}"
 
 
-def picture_figures(
-    metrics: Mapping[str, PictureMetric], subject: Subject, embeddings: Embeddings, *, tuned: Drawn, base: Drawn
-) -> dict[str, dict[str, Any]]:
+def picture_figures(compared: Compared, *, metrics: Mapping[str, PictureMetric]) -> dict[str, Figure]:
     """Each metric's figure of both models and of real pictures, with what it was measured with, by `figure_name`."""
-    figures: dict[str, dict[str, Any]] = {}
+    model, subject = compared.model, compared.subject
+    embeddings = Embeddings(device=model.pipeline.device, batch_size=model.inference_batch_size)
+    figures: dict[str, Figure] = {}
     for metric in metrics.values():
         values: dict[str, float | None] = {}
         counts: dict[str, int] = {}
         stand_alone(metric)
-        for kind, drawn in (("tuned", tuned), ("base", base), ("reference", None)):
+        for kind, drawn in (("tuned", compared.tuned), ("base", compared.base), ("reference", None)):
             metric.reset()
             seen = metric.look(drawn, subject, embeddings) if drawn else metric.look_at_real(subject, embeddings)
             counts[kind], values[kind] = seen, float(metric.compute()) if seen else None
         metric.reset()
         missing = {} if counts["reference"] else {"no_reference": metric.no_reference}
-        figures[figure_name(metric)] = {**values, **metric.describe(subject, embeddings), "counts": counts, **missing}
+        said: dict[str, Any] = {**values, **metric.describe(subject, embeddings), "counts": counts, **missing}
+        figures[figure_name(metric)] = Figure(**said)
     return figures

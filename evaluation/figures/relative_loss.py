@@ -1,50 +1,34 @@
-"""How well the tuned model denoises what was held out, as `metrics.json` and the report want it."""
+"""How well the tuned model denoises what was held out."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datamodules.subject import Subject
-from models.family import DiffusionFamily
+from evaluation.figures.figure import Compared, Figure
 from report.metrics_csv import read_metrics
 
 
-def relative_loss_figure(
-    model: DiffusionFamily,
-    subject: Subject,
-    metrics_csv: Path,
-    *,
-    checkpoint: dict[str, str | None],
-    info: dict[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """`heldout/relative_loss` at the last validation of a training; null where nothing was validated.
-
-    Args:
-        model: the pretrained one.
-        metrics_csv: of the training.
-        checkpoint: the hashes of the pretrained weights.
-        info: the training's `seed`, and the `steps` that the weights were trained for.
-    """
-    loss, at_step = _final_relative_loss(metrics_csv, steps=info["steps"])
-    count = len(subject.heldout) if loss is not None else 0
+def relative_loss_figure(compared: Compared) -> dict[str, Figure]:
+    """`heldout/relative_loss` at the last validation of a training; None where nothing was validated."""
+    loss, at_step = _final_relative_loss(compared.metrics_csv, steps=compared.steps)
+    count = len(compared.subject.heldout) if loss is not None else 0
     return {
-        "heldout/relative_loss": {
-            "tuned": loss,
-            "base": None if loss is None else 1.0,
-            "reference": None,
-            "no_reference": "the loss is a model's, and real pictures have none",
-            "description": "denoising loss on held-out pictures over the base model's, mean over timestep bins"
+        "heldout/relative_loss": Figure(
+            tuned=loss,
+            base=None if loss is None else 1.0,
+            reference=None,
+            no_reference="the loss is a model's, and real pictures have none",
+            description="denoising loss on held-out pictures over the base model's, mean over timestep bins"
             + (f", after step {at_step}, the last that was validated" if at_step is not None else ""),
-            "model": model.pretrained,
-            "checkpoint": checkpoint,
-            "transform": model.transform,
-            "template": "none: the captions as they are, the class word in the identifier's place for the base model",
-            "pairing": "both models on the same noisy latents of each held-out picture",
-            "counts": {"tuned": count, "base": count, "reference": 0},
-            "prompts": "the held-out pictures' captions",
-            "seed": info["seed"],
-        }
+            model=compared.model.pretrained,
+            checkpoint=compared.model_checkpoint,
+            transform=compared.model.transform,
+            template="none: the captions as they are, the class word in the identifier's place for the base model",
+            pairing="both models on the same noisy latents of each held-out picture",
+            counts={"tuned": count, "base": count, "reference": 0},
+            prompts="the held-out pictures' captions",
+            seed=compared.seed,
+        )
     }
 
 

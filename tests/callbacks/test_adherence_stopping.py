@@ -91,7 +91,7 @@ EVERY = [
     "callbacks.model_checkpoint.every_n_train_steps=2",
     "+callbacks.model_checkpoint.save_top_k=-1",
     "data.num_heldout=1",
-    "data.identity=null",
+    "evaluation.identity=null",
     "optimizer.lr=1e-2",
 ]
 LEVELS = {0: 0.7, 2: 0.8, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.3}
@@ -164,7 +164,7 @@ def test_without_stop_the_training_goes_on_and_is_told(monkeypatch, tiny_sd, tmp
     ("override", "message"),
     [
         ("~callbacks.sample_evaluation", "callbacks.sample_evaluation"),
-        ("data.judge=null", "data.judge is null"),
+        ("evaluation.judge=null", "no judge reads these"),
         ("callbacks.sample_evaluation.num_prompts=1", "1 prompt"),
     ],
 )

@@ -227,7 +227,7 @@ def falling():
 
 
 def test_photos_that_nothing_can_read_are_not_stopped(tiny_sd, tmp_path, photos):
-    with pytest.raises(ValueError, match=r"data\.judge is null.*evaluation/metrics=clip_t"):
+    with pytest.raises(ValueError, match=r"no judge reads these.*evaluation/metrics=clip_t"):
         fit(tiny_sd, tmp_path / "run", *photos, "+callbacks=[sample_evaluation,adherence_stopping]")
 
 
@@ -235,7 +235,7 @@ def test_photos_that_nothing_can_read_are_not_stopped(tiny_sd, tmp_path, photos)
 def test_what_cannot_be_is_refused(tmp_path, key):
     counts = {"every_n_steps": 2, "num_prompts": 2, "num_inference_steps": 2}
     with pytest.raises(ValueError, match=f"sample_evaluation.{key}=0"):
-        SampleEvaluation(**{**counts, key: 0}, seed=0, dirpath=str(tmp_path), metrics={})
+        SampleEvaluation(**{**counts, key: 0}, seed=0, dirpath=str(tmp_path), judge=None, identity=None, metrics={})
 
 
 @pytest.mark.parametrize("callbacks", ["sample_evaluation", "[adherence_stopping,sample_evaluation]"])

@@ -14,7 +14,7 @@ NAMES = sorted(STYLES)
 
 
 def style_of(name, **settings):
-    return sprite_style(**{"style": name, "num_train": 6, "num_heldout": 8, "seed": 0, "judge": None} | settings)
+    return sprite_style(**{"style": name, "num_train": 6, "num_heldout": 8, "seed": 0} | settings)
 
 
 def pixels(pictures):

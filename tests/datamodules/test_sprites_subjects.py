@@ -5,6 +5,7 @@ import pytest
 
 from datamodules.sprites.attributes import Asked, Seen, asked
 from datamodules.sprites.distractors import FAR, KINDS
+from datamodules.sprites.embedded_subject import keeps_paint
 from datamodules.sprites.paint import BACKGROUNDS, COLORS, TEXTURES
 from datamodules.sprites.shapes import SHAPES
 from datamodules.sprites.subjects import SUBJECTS, TEMPLATES, sprite_subject
@@ -18,7 +19,7 @@ def subject_of(name, **settings):
         **{
             "subject": name, "identifier": "sks", "replaces_class_word": False,
             "instance_prompt": "a photo of a {identifier} {class_word}",
-            "num_train": 5, "num_heldout": 8, "seed": 0, "judge": None, "identity": None,
+            "num_train": 5, "num_heldout": 8, "seed": 0,
         } | settings
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ def test_evaluation_prompts_ask_for_what_they_should():
             assert question.background != spec.background
         firsts = [question.objects[0] for question in questions]
         keeps = [not (first.color or first.texture) for first in firsts]
-        assert keeps == [pair.keeps_paint for pair in subject.evaluation_prompts]
+        assert keeps == [keeps_paint(pair) for pair in subject.evaluation_prompts]
         for half, most in ((questions[:10], 2), (questions, 4)):
             assert sum(bool(each.objects[0].color or each.objects[0].texture) for each in half) == most
             assert sum(len(each.objects) == 2 for each in half) == len(half) // 5

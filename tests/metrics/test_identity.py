@@ -7,13 +7,16 @@ from torch.testing import assert_close
 
 from datamodules.sprites.attributes import asked
 from datamodules.sprites.distractors import KINDS
+from datamodules.sprites.embedded_subject import keeps_paint
 from datamodules.sprites.paint import BACKGROUNDS
 from datamodules.sprites.painter import scene_as_asked
+from datamodules.sprites.styles import sprite_style
 from datamodules.sprites.subjects import SUBJECTS, sprite_subject
 from datamodules.sprites.world import Scene, draw_sprite, render
 from evaluation.figures.identity import identity_figure
 from metrics.checkpoint_hash import checkpoint_hash
 from metrics.sprites.identity import Identity, within_class_whitening
+from tests.picture_metrics import compared
 from tests.runs import ROOT
 
 SHIPPED = ROOT / "assets/sprites-identity"
@@ -35,7 +38,7 @@ def subject_of(name, **settings):
     return sprite_subject(
         **{
             "subject": name, "identifier": "sks", "instance_prompt": "a {identifier} {class_word}", "num_train": 3,
-            "num_heldout": 6, "seed": 3, "judge": None, "identity": str(SHIPPED), "replaces_class_word": False,
+            "num_heldout": 6, "seed": 3, "replaces_class_word": False,
         } | settings
     )  # fmt: skip
 
@@ -89,22 +92,27 @@ def test_identity_is_the_mean_of_pairs_and_of_a_picture_with_itself_one():
 def test_the_figure_leaves_repainted_prompts_out_and_needs_held_out_pictures():
     subject = subject_of("heart_face")
     pairs = subject.evaluation_prompts[:6]
-    assert [pair.keeps_paint for pair in pairs] == [True] * 5 + [False]
+    assert [keeps_paint(pair) for pair in pairs] == [True] * 5 + [False]
     train = arrays(subject.train)
     tuned = [*train, *train[:2], np.full((64, 64, 3), 90, np.uint8)]  # the sixth is repainted
-    figure = identity_figure(subject, tuned=tuned, base=tuned[::-1], prompts=pairs)["identity"]
+    shipped = str(SHIPPED)
+    figure = identity_figure(compared(subject, pairs, tuned, tuned[::-1]), identity=shipped)["identity"]
     identity = Identity.from_pretrained(SHIPPED)
     masks = [each.mask for each in subject.heldout]
     scores = identity(train, arrays(subject.heldout), masks)
-    assert figure["tuned"] == pytest.approx(float(scores[[0, 1, 2, 0, 1]].mean()))
-    assert figure["reference"] == pytest.approx(float(scores.mean()))
-    assert figure["counts"] == {"tuned": 5, "base": 5, "reference": 3}
-    assert figure["checkpoint"] == {
+    assert figure.tuned == pytest.approx(float(scores[[0, 1, 2, 0, 1]].mean()))
+    assert figure.reference == pytest.approx(float(scores.mean()))
+    assert figure.counts == {"tuned": 5, "base": 5, "reference": 3}
+    assert figure.checkpoint == {
         "vit": checkpoint_hash(ROOT / "assets/sprites-vit/model.safetensors"),
         "whitening": checkpoint_hash(SHIPPED / "whitening.safetensors"),
     }
-    assert figure["base"] < figure["tuned"] and "of the 5 pictures" in figure["description"]
-    assert identity_figure(subject_of("heart_face", num_heldout=0), tuned=tuned, base=tuned, prompts=pairs) == {}
+    assert figure.base < figure.tuned and "of the 5 pictures" in figure.description
+    without = compared(subject_of("heart_face", num_heldout=0), pairs, tuned, tuned)
+    assert identity_figure(without, identity=shipped) == {}
+    assert identity_figure(compared(subject, pairs, tuned, tuned), identity=None) == {}
+    style = sprite_style(style="two_tone", num_train=3, num_heldout=6, seed=0)  # every noun is another object
+    assert identity_figure(compared(style, pairs, tuned, tuned), identity=shipped) == {}
 
 
 def test_it_is_read_back_as_it_was_written(tmp_path):

@@ -14,7 +14,7 @@ from metrics.sprites.object_crop import object_crop, object_masks
 def test_the_object_is_found_on_held_out_pictures(name):
     subject = sprite_subject(
         subject=name, identifier="sks", instance_prompt="a {identifier} {class_word}", num_train=1, num_heldout=24,
-        seed=0, judge=None, identity=None, replaces_class_word=False,
+        seed=0, replaces_class_word=False,
     )  # fmt: skip
     overlaps = []
     for picture in subject.heldout:

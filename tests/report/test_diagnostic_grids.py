@@ -149,7 +149,7 @@ class Spy(WandbLogger):
 
 
 def test_a_run_shows_both_in_its_report_and_in_wandb(tiny_sd, tmp_path):
-    few = ["experiment=dreambooth", "data.num_heldout=0", "data.judge=null", "data.identity=null"]
+    few = ["experiment=dreambooth", "data.num_heldout=0", "evaluation.judge=null", "evaluation.identity=null"]
     run_dir = fit(tiny_sd, tmp_path / "run", *few, steps=1)
     record = json.loads((run_dir / "metrics.json").read_text())["evaluation"]
     assert record["trajectory"] == {"num_prompts": 1, "num_columns": 7}
@@ -164,7 +164,7 @@ def test_a_run_shows_both_in_its_report_and_in_wandb(tiny_sd, tmp_path):
 
 
 def test_both_can_be_left_out(tiny_sd, tmp_path):
-    few = ["experiment=dreambooth", "data.num_heldout=0", "data.judge=null", "data.identity=null"]
+    few = ["experiment=dreambooth", "data.num_heldout=0", "evaluation.judge=null", "evaluation.identity=null"]
     without = ["evaluation.trajectory=null", "evaluation.token_attention=null"]
     run_dir = fit(tiny_sd, tmp_path / "run", *few, *without, steps=1)
     assert not (run_dir / "samples/trajectory").exists() and not (run_dir / "samples/token_attention").exists()
