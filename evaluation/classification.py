@@ -19,9 +19,9 @@ from datamodules.classification import ClassificationData, LabelledPicture
 from datamodules.classification_datamodule import ClassificationDataModule
 from evaluation.samples import evenly, write_metrics
 from metrics.localization import AttentionJaccard
+from models.adapters import Adapter
 from models.attention import ClsAttentionCapture, matching_attention
 from models.vit import VisionTransformer
-from models.vit_adapters import ViTAdapter
 from report.attention import attention_grid
 from report.page import write_report
 
@@ -56,7 +56,7 @@ class ClassificationEvaluation:
         Raises:
             ValueError: it is no ViT, or `site` is not exactly one of its attention modules.
         """
-        if not isinstance(model, VisionTransformer):
+        if not hasattr(model, "vit"):
             raise ValueError(f"evaluation=classification judges a ViT, not a {type(model).__name__}")
         if len(names := matching_attention(model.vit, [self.site])) != 1:
             raise ValueError(
@@ -66,7 +66,7 @@ class ClassificationEvaluation:
     def __call__(
         self,
         model: VisionTransformer,
-        adapter: ViTAdapter,
+        adapter: Adapter,
         datamodule: ClassificationDataModule,
         *,
         run_dir: Path,
@@ -85,14 +85,14 @@ class ClassificationEvaluation:
         started = perf_counter()
         data = datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
-        model.set_classes(len(data.classes))
+        model.set_classes(data.classes)
         source = self._look(model, model.vit, datamodule, pictures, "the source looks", maps_only=True)
         others = {}
         for run in self.compare:
             name = OmegaConf.load(Path(run) / "config.yaml").name
             vit = timm.create_model(f"local-dir:{Path(run) / 'vit'}", pretrained=True).to(next(model.vit.parameters()))
             others[name] = self._look(model, vit, datamodule, pictures, f"{name} looks", maps_only=True).maps
-        model.vit = adapter.load(model.vit, run_dir)
+        adapter.load(model, run_dir)
         tuned = self._look(model, model.vit, datamodule, pictures, "the tuned model looks", maps_only=False)
 
         metrics = {

@@ -138,7 +138,7 @@ class Evaluation:
         base_class_pictures = self._draw_class(model, subject, is_tuned=False)
         similarity = DiffusionSimilarity(model, subject)
         figures = {"base": similarity(base)}
-        adapter.load(model.pipeline, run_dir)
+        adapter.load(model, run_dir)
         tuned, diagnostics = self._draw_guided(model, pairs)
         tuned_class_pictures = self._draw_class(model, subject, is_tuned=True)
         # The features are the pretrained model's: the adapter is off while they are taken.

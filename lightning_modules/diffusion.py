@@ -65,7 +65,7 @@ class DiffusionModule(RegularizedModule):
         self.class_image_dir = Path(class_image_dir)
         # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
         self.unet = model.unet
-        self.frozen_unet: UNet2DConditionModel = adapter.inject(self.unet)
+        self.frozen_unet: UNet2DConditionModel = adapter.inject(model)
         for plugin in self.regularizers.values():
             plugin.attach(self.unet)
         self.augmenting = self._augmenting_plugin()
@@ -212,7 +212,7 @@ class DiffusionModule(RegularizedModule):
         """Writes what was trained as diffusers reads it, and returns the adapter's folder."""
         if self.token:
             save_rows(self.token, self.token_rows, run_dir)
-        return self.adapter.save(self.unet, run_dir)
+        return self.adapter.save(self.model, run_dir)
 
     def describe(self, batch: dict[str, Tensor]) -> str:
         train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]
@@ -225,13 +225,13 @@ class DiffusionModule(RegularizedModule):
     @torch.no_grad()
     def reference_pass(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> ModelPass:
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
-        with self.adapter.disabled(self.unet):
+        with self.adapter.disabled():
             return self._forward(self.frozen_unet, self._frozen_capture, noisy, timesteps, states)
 
     @contextmanager
     def frozen_pipeline(self) -> Iterator[StableDiffusionPipeline]:
         """Context that gives the pipeline with the pretrained UNet in it; afterwards the student is back."""
-        with self.adapter.disabled(self.unet):
+        with self.adapter.disabled():
             self.model.pipeline.unet = self.frozen_unet
             try:
                 yield self.model.pipeline

@@ -59,7 +59,7 @@ def sampling(pictures: int, rounds: int, block: int) -> tuple[float, float]:
     model = instantiate(cfg.model)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    model.unet.add_adapter(LoraConfig(r=cfg.adapter.rank, target_modules=list(cfg.adapter.target_modules)))
+    model.unet.add_adapter(LoraConfig(r=cfg.adapter.rank, target_modules=list(model.lora_targets)))
     states = model.encode_prompts(["a sks heart on a pink background"] * pictures)
     names = (REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL, STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL)
     latents = torch.randn(pictures, model.unet.config.in_channels, *[model.unet.config.sample_size] * 2)

@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from checks.folders import check_pipeline_folder
+from models.pipeline_weights import PipelineWeights
 
 
-class StableDiffusion:
+class StableDiffusion(PipelineWeights):
     """The pipeline and its noise schedule for training.
 
     Args:
@@ -25,6 +27,9 @@ class StableDiffusion:
         indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
         indicator_augmentation: whether that indicator decides which training pictures are zoomed out; true in APT.
     """
+
+    denoiser_name: ClassVar[str] = "unet"
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(
         self,

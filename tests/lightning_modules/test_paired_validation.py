@@ -80,7 +80,7 @@ def test_both_sets_are_what_a_pass_over_each_picture_gives(monkeypatch, tiny_sd_
                 noisy = model.noise_scheduler.add_noise(latent, noise, timestep)
                 velocity = model.noise_scheduler.get_velocity(latent, noise, timestep)
                 student = module.unet(noisy, timestep, model.encode_prompts([pair.instance])).sample
-                with module.adapter.disabled(module.unet):
+                with module.adapter.disabled():
                     frozen = module.unet(noisy, timestep, model.encode_prompts([pair.prior])).sample
                 losses[number, bin_number] = [denoising_loss(each, velocity).item() for each in (student, frozen)]
                 signal = model.alphas_cumprod[timestep].sqrt().item()
