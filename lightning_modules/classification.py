@@ -87,8 +87,8 @@ class ClassificationModule(RegularizedModule):
     def _refuse_adapter(self, adapter: Adapter) -> None:
         if self.needs.reference and not adapter.moves_features:
             raise ValueError(
-                "this adapter trains the head alone, so nothing of the ViT can be kept: leave the plug-ins out that "
-                "compare it with the pretrained one, or take adapter=full or vit_lora"
+                f"{type(adapter).__name__} trains the head alone, so nothing of the ViT can be kept: leave "
+                "the plug-ins out that compare it with the pretrained one, or take adapter=full or vit_lora"
             )
 
     def setup(self, stage: str) -> None:

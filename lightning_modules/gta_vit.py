@@ -1,7 +1,5 @@
 """`GTAViTModule`: a ViT beside its source, and where both of them look."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -38,8 +36,8 @@ class GTAViTModule(ClassificationModule):
     def _refuse_adapter(self, adapter: Adapter) -> None:
         if not adapter.moves_features:
             raise ValueError(
-                "module=gta_vit keeps the student's look near the source's, and this adapter trains the head alone, so "
-                "neither can drift: adapter=full or vit_lora, or module=classification"
+                f"module=gta_vit compares where student and source look, and {type(adapter).__name__} trains the head "
+                "alone, so nothing could drift: adapter=full or vit_lora, or module=classification"
             )
 
     def register_captures(self) -> None:
@@ -55,16 +53,13 @@ class GTAViTModule(ClassificationModule):
         with recording(self._looks) as student:
             super().validation_step(batch, batch_idx)
         source = self._source_pass(self.model.normalize(batch["pictures"]), self._source_looks).captured
-        divergences = attention_divergences(student, source, num_prefix_tokens=self.model.num_prefix_tokens)
-        named = {f"validation/attention_divergence/block_{i:02d}": each for i, each in enumerate(divergences)}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch["labels"]), sync_dist=True)
-
-
-def attention_divergences(
-    student: Mapping[str, Tensor], source: Mapping[str, Tensor], *, num_prefix_tokens: int
-) -> list[Tensor]:
-    """`attention_divergence` of each captured block, in the order of `student`."""
-    return [attention_divergence(student[name], source[name], num_prefix_tokens=num_prefix_tokens) for name in student]
+        drifts = {
+            f"validation/attention_divergence/block_{number:02d}": attention_divergence(
+                student[name], source[name], num_prefix_tokens=self.model.num_prefix_tokens
+            )
+            for number, name in enumerate(student)
+        }
+        self.log_dict(drifts, on_step=False, on_epoch=True, batch_size=len(batch["labels"]), sync_dist=True)
 
 
 def attention_divergence(student: Tensor, source: Tensor, *, num_prefix_tokens: int) -> Tensor:
