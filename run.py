@@ -166,7 +166,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
                 token.load(model.pipeline, folder)
         load_merged(model.pipeline, [folder for folder, _ in runs], weights=list(cfg.weights))
     else:
-        adapter.load(model.pipeline, run_dir)
+        adapter.load(model, run_dir)
     settings, info = cfg.evaluation, {"runs": record_of_runs(runs, list(cfg.weights))}
     sample_to_folder(
         model, pairs, guidance, out_dir, images_per_prompt=settings.images_per_prompt, seed=settings.seed, info=info

@@ -74,7 +74,7 @@ MODULES = {
     "lightning_modules.token_rows": "models.tokens.rows",
     "lightning_modules.trajectory": "evaluation.drawings.trajectory",
     "lightning_modules.vision_transformer": "models.vit",
-    "lightning_modules.vit_adapter": "models.vit_adapters",
+    "lightning_modules.vit_adapter": "models.adapters",
     "lightning_modules.vit_folder": "checks.folders",
     "lightning_modules.warp": "lightning_modules.augmentation",
     "metrics.attribute_adherence": "metrics.sprites.attribute_adherence",

@@ -65,14 +65,14 @@ class ClassificationEvaluation(Evaluation):
         """Looks with the source, with every run of `compare` and with the tuned model; see `Evaluation.evaluate`."""
         model, datamodule, data = run.model, run.datamodule, run.datamodule.data
         split, pictures = ("validation", data.validation) if data.validation else ("test", data.test)
-        model.set_classes(len(data.classes))
+        model.set_classes(data.classes)
         source = self._look(model, model.vit, datamodule, pictures, "the source looks", maps_only=True)
         others = {}
         for folder in map(Path, self.compare):
             name = OmegaConf.load(folder / "config.yaml").name
             vit = timm.create_model(f"local-dir:{folder / 'vit'}", pretrained=True).to(next(model.vit.parameters()))
             others[name] = self._look(model, vit, datamodule, pictures, f"{name} looks", maps_only=True).maps
-        model.vit = run.adapter.load(model.vit, run.run_dir)
+        run.adapter.load(model, run.run_dir)
         tuned = self._look(model, model.vit, datamodule, pictures, "the tuned model looks", maps_only=False)
         self._draw(run.out_dir, datamodule, pictures, {"source": source.maps, **others, "tuned": tuned.maps})
         return {

@@ -126,7 +126,7 @@ class PictureEvaluation(Evaluation):
             prompts=[pair.prior for pair in pairs],
             class_pictures=self._draw(model, class_pairs, class_seeds, "the base model's class"),
         )
-        run.adapter.load(model.pipeline, run.run_dir)
+        run.adapter.load(model, run.run_dir)
         pictures, diagnostics = self._draw_guided(model, pairs, seeds, "the tuned model draws")
         class_pictures, _ = self._draw_guided(model, class_pairs, class_seeds, "the tuned model's class")
         compared = Compared(

@@ -71,7 +71,7 @@ class DiffusionModule(RegularizedModule):
         self.class_image_dir = Path(class_image_dir)
         # Adapters, then hooks, then compiling: a hook put on a layer before its adapter would miss the adapter.
         self.denoiser = model.denoiser
-        self.frozen_denoiser: Any = adapter.inject(self.denoiser)
+        self.frozen_denoiser: Any = adapter.inject(model)
         model.pretrained_denoiser = self.frozen_denoiser
         for plugin in self.regularizers.values():
             plugin.attach(self.denoiser)
@@ -219,7 +219,7 @@ class DiffusionModule(RegularizedModule):
         """Writes what was trained as diffusers reads it, and returns the adapter's folder."""
         if self.token:
             save_rows(self.token, self.token_rows, run_dir)
-        return self.adapter.save(self.denoiser, run_dir)
+        return self.adapter.save(self.model, run_dir)
 
     def describe(self, batch: dict[str, Tensor]) -> str:
         train = self.trainer.datamodule.subject.train  # type: ignore[attr-defined]
@@ -232,13 +232,13 @@ class DiffusionModule(RegularizedModule):
     @torch.no_grad()
     def reference_pass(self, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
-        with self.adapter.disabled(self.denoiser):
+        with self.adapter.disabled():
             return self._forward(self.frozen_denoiser, self._frozen_capture, noisy, t, condition)
 
     @contextmanager
     def frozen_pipeline(self) -> Iterator[Any]:
         """Context that gives the pipeline with the pretrained denoiser in it; afterwards the student is back."""
-        with self.adapter.disabled(self.denoiser), self.model.drawing_with(self.frozen_denoiser) as pipeline:
+        with self.adapter.disabled(), self.model.drawing_with(self.frozen_denoiser) as pipeline:
             yield pipeline
 
     def _forward(self, denoiser: Any, capture: Capture, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:

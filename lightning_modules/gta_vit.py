@@ -1,161 +1,77 @@
-"""`GTAViTModule`: one student pass and at most one pass of the source a step, for GTA and its comparators."""
-
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+"""`GTAViTModule`: a ViT beside its source, and where both of them look."""
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.regularizer import Regularizer
-from callbacks.step import ClassificationStep, ModelPass, Weights
-from lightning_modules.mixing import Mix
-from lightning_modules.regularized import RegularizedModule
+from callbacks.regularizers.spatial_attention_transfer import attention_transfer_loss
+from lightning_modules.classification import Captures, ClassificationModule, recording
+from models.adapters import Adapter
 from models.attention import ClsAttentionCapture
-from models.capture import Capture
-from models.vit import VisionTransformer, heads, parameter_groups
-from models.vit_adapters import LinearProbe, ViTAdapter
+
+BLOCKS = "blocks.*.attn"
+"""The self-attention of each of timm's transformer blocks."""
 
 
-class GTAViTModule(RegularizedModule):
-    """Fine-tunes a pretrained ViT on labelled pictures, beside its own frozen self.
+class GTAViTModule(ClassificationModule):
+    """Guided transfer of spatial attention, GTA (arXiv:2401.02656): the source stands beside the student throughout.
 
-    Order of a step: mixing → student pass → the source's pass on the same pictures, without gradients, in eval mode.
+    The [CLS] rows of both are captured for the plug-ins that compare them. Wherever pictures are held out of training,
+    `validation/attention_divergence/block_NN` tells how far the student's look has drifted from the source's, whether
+    a plug-in holds it or not; see `attention_divergence`.
 
-    Args:
-        model: the pretrained ViT, which becomes the student.
-        adapter: what of it trains.
-        mixing: CutMix and mixup of the batch; None leaves pictures alone.
-        head_lr_scale: the new head's learning rate over the others'.
-        layer_decay: factor of the learning rate from each block to the one below (timm's layer-wise decay); 1 is none.
-        seed: of every draw of the run.
-        regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
+    Args: see `ClassificationModule`.
+
+    Raises:
+        ValueError: the adapter trains the head alone, under which student and source look alike to the end.
     """
 
-    step_type: ClassVar[type] = ClassificationStep
-    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "cls_logits", "weights", "mixing"})
+    _looks: Captures = ()
+    _source_looks: Captures = ()
 
-    def __init__(
-        self,
-        *,
-        model: VisionTransformer,
-        adapter: ViTAdapter,
-        mixing: Mix | None,
-        head_lr_scale: float,
-        layer_decay: float,
-        seed: int,
-        regularizers: Mapping[str, Regularizer],
-        optimizer: partial[torch.optim.Optimizer],
-        lr_scheduler: Callable[..., Any],
-    ) -> None:
-        super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
-        if not isinstance(model, VisionTransformer) or not isinstance(adapter, ViTAdapter):
+    @property
+    def source_rows(self) -> frozenset[str]:
+        """The source's [CLS] rows are captured wherever the student's are."""
+        return self.needs.cls_logits
+
+    def _refuse_adapter(self, adapter: Adapter) -> None:
+        if not adapter.moves_features:
             raise ValueError(
-                f"module=gta_vit trains a ViT, not {type(model).__name__} with {type(adapter).__name__}: take model="
-                "sprites_vit or vit_small_dino, and adapter=vit_full, vit_linear_probe or vit_lora"
+                f"module=gta_vit compares where student and source look, and {type(adapter).__name__} trains the head "
+                "alone, so nothing could drift: adapter=full or vit_lora, or module=classification"
             )
-        if self.needs.reference and isinstance(adapter, LinearProbe):
-            raise ValueError("adapter=vit_linear_probe trains the head alone, so nothing of the ViT can be kept: leave "
-                             "the plug-ins out that compare it with the pretrained one")  # fmt: skip
-        if self.needs.mixing and mixing is None:
-            raise ValueError("a plug-in needs mixed pictures and module.mixing is null: module/mixing=cutmix_mixup")
-        self.model, self.adapter, self.mixing, self.seed = model, adapter, mixing, seed
-        self.head_lr_scale, self.layer_decay = head_lr_scale, layer_decay
 
-    def setup(self, stage: str) -> None:
-        """The head's width is known with the data. Then: adapters, hooks, compiling, in this order."""
-        if hasattr(self, "vit"):
-            return
-        classes = self.trainer.datamodule.data.classes  # type: ignore[attr-defined]
-        self.classes: tuple[str, ...] = classes
-        self.model.set_classes(len(classes))
-        vit = self.model.vit
-        source = self.adapter.inject(vit)
-        for plugin in self.regularizers.values():
-            plugin.attach(vit)
-        self._captures = (Capture(vit, self.needs.sites), ClsAttentionCapture(vit, self.needs.cls_logits))
-        self._source_captures = self._captures
-        if source is not vit and self.needs.reference:
-            self._source_captures = (
-                Capture(source, self.needs.sites),
-                ClsAttentionCapture(source, self.needs.cls_logits),
-            )
-        self.vit, self.source = vit, source
-        self._weights = self._paired_weights() if self.needs.weights else None
-        self._source_features: Callable[[Tensor], Tensor] = source.forward_features  # type: ignore[assignment]
-        if self.model.compile:
-            vit.compile()
-            self._source_features = torch.compile(self._source_features)
-        self._accuracy = MulticlassAccuracy(len(classes), average="micro")
-
-    def on_fit_start(self) -> None:
-        self.train()  # Lightning warns of a frozen twin in eval mode
-
-    def on_train_start(self) -> None:
-        if self.source is not self.vit:
-            self.source.eval()
-
-    def make_step(self, batch: dict[str, Tensor]) -> ClassificationStep:
-        pictures, labels = self.model.normalize(batch["pictures"]), batch["labels"]
-        mixing = None
-        if self.mixing is not None:
-            pictures, mixing = self.mixing(pictures, batch["position"], seed=self.seed)
-        sites, attention = self._captures
-        with sites.recording() as captured, attention.recording() as cls_rows:
-            logits = self.vit(pictures)
-        return ClassificationStep(
-            student=ModelPass(logits, captured | cls_rows),
-            reference=self.reference_pass(pictures) if self.needs.reference else None,
-            labels=labels,
-            num_prefix_tokens=self.model.num_prefix_tokens,
-            mixing=mixing,
-            weights=self._weights,
-        )
-
-    @torch.no_grad()
-    def reference_pass(self, pictures: Tensor) -> ModelPass:
-        """The source's pass: the one call a step at which anything frozen runs."""
-        sites, attention = self._source_captures
-        with self.adapter.disabled(), sites.recording() as captured, attention.recording() as cls_rows:
-            tokens = self._source_features(pictures)
-        return ModelPass(tokens, captured | cls_rows)
-
-    def _paired_weights(self) -> Weights:
-        """Raises:
-        ValueError: what trains of the backbone is not there in the pretrained model, so there is nothing to go back to.
-        """
-        source = dict(self.source.named_parameters())
-        head = {id(p) for each in heads(self.vit) for p in each.parameters()}
-        trained = {name: p for name, p in self.vit.named_parameters() if p.requires_grad}
-        backbone = {name: p for name, p in trained.items() if id(p) not in head}
-        if self.source is self.vit and backbone:
-            raise ValueError("a plug-in compares weights with the pretrained ones, which need adapter=vit_full")
-        return Weights(
-            student=backbone,
-            source={name: source[name] for name in backbone},
-            head={name: p for name, p in trained.items() if id(p) in head},
-        )
-
-    def trained_groups(self, optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return parameter_groups(
-            self.vit,
-            lr=optimizer["lr"],
-            weight_decay=optimizer["weight_decay"],
-            head_lr_scale=self.head_lr_scale,
-            layer_decay=self.layer_decay,
-        )
-
-    def describe(self, batch: dict[str, Tensor]) -> str:
-        train = self.trainer.datamodule.data.train  # type: ignore[attr-defined]
-        return "pictures " + ", ".join(train[index].name for index in batch["index"].tolist())
+    def register_captures(self) -> None:
+        """The base's, and every block of both where a validation looks at them."""
+        super().register_captures()
+        if self.trainer.datamodule.data.validation:  # type: ignore[attr-defined]
+            self._looks = self._source_looks = [ClsAttentionCapture(self.vit, [BLOCKS])]
+            if self.source is not self.vit:
+                self._source_looks = [ClsAttentionCapture(self.source, [BLOCKS])]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """On pictures held out of the training set; the test set is looked at once, at the end of a run."""
-        self._accuracy(self.vit(self.model.normalize(batch["pictures"])), batch["labels"])
-        self.log("validation/accuracy", self._accuracy, on_step=False, on_epoch=True)
+        """The base's, and the source's pass on the same pictures."""
+        with recording(self._looks) as student:
+            super().validation_step(batch, batch_idx)
+        source = self._source_pass(self.model.normalize(batch["pictures"]), self._source_looks).captured
+        drifts = {
+            f"validation/attention_divergence/block_{number:02d}": attention_divergence(
+                student[name], source[name], num_prefix_tokens=self.model.num_prefix_tokens
+            )
+            for number, name in enumerate(student)
+        }
+        self.log_dict(drifts, on_step=False, on_epoch=True, batch_size=len(batch["labels"]), sync_dist=True)
 
-    def save(self, run_dir: Path) -> Path:
-        """Writes what was trained, and returns the folder."""
-        return self.adapter.save(self.vit, run_dir, self.classes)
+
+def attention_divergence(student: Tensor, source: Tensor, *, num_prefix_tokens: int) -> Tensor:
+    """Mean over pictures and heads of `KL(source ‖ student)` in nats, of [CLS] rows softmaxed over the patches.
+
+    Not stated in the sources, which look at maps. A scalar in float32, 0 where both look alike.
+
+    Args:
+        student, source: `[B, heads, N]` logits before the softmax, [CLS] first.
+        num_prefix_tokens: how many of the `N` tokens are no patches.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        return attention_transfer_loss(
+            student, source, num_prefix_tokens=num_prefix_tokens, include_cls=False, center=False, divergence="kl"
+        )

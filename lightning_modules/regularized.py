@@ -30,6 +30,9 @@ class RegularizedModule(L.LightningModule, ABC):
         ValueError: there is not exactly one primary term, a plug-in does nothing, or it needs what this module has not.
     """
 
+    kind: ClassVar[str]
+    """What a run of this module is: "personalisation", "classification" or "pretraining"; read off the source."""
+
     step_type: ClassVar[type]
     """What `make_step` returns."""
 
@@ -137,11 +140,7 @@ class RegularizedModule(L.LightningModule, ABC):
         return merged
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.trained_groups(self._optimizer.keywords))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
-        }
+        return stepped(self._optimizer(self.trained_groups(self._optimizer.keywords)), self._lr_scheduler)
 
     def trained_groups(self, optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What trains, in groups with settings of their own beside the `optimizer`'s."""
@@ -167,6 +166,11 @@ class RegularizedModule(L.LightningModule, ABC):
                 f"the checkpoint trains other weights than this run ({example}, …): keep the adapter's settings"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+def stepped(optimizer: torch.optim.Optimizer, lr_scheduler: Callable[..., Any]) -> dict[str, Any]:
+    """What Lightning asks of `configure_optimizers`: the scheduler steps with the optimiser, not with the epoch."""
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"}}
 
 
 def active_regularizers(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:

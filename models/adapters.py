@@ -1,4 +1,4 @@
-"""What is trained of the UNet, and how the frozen model is had beside it: `adapter=lora`, `full` or `none`."""
+"""What is trained of a pretrained model, and how the frozen one is had beside it: the choices of `adapter`."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -6,36 +6,160 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 
+class Adaptable(Protocol):
+    """A pretrained model of which one network trains: the denoiser of a pipeline, or a ViT. It knows its own files."""
+
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Names of the linear layers that get a LoRA where `adapter.target_modules` is null."""
+
+    @property
+    def network(self) -> Any:
+        """The module that trains."""
+
+    @property
+    def network_name(self) -> str:
+        """Of the folder that a fully tuned network is written to: "unet", "transformer", "vit"."""
+
+    def heads(self) -> list[nn.Module]:
+        """What is new in the network, so that it trains in every case: a classifier's heads, none of a denoiser."""
+
+    def add_lora(self, config: LoraConfig) -> None:
+        """Freezes the network and adds low-rank adapters that train, float32 ones, in place."""
+
+    def save_lora(self, folder: Path) -> None:
+        """Writes what `add_lora` added, and the heads."""
+
+    def load_lora(self, folder: Path) -> None:
+        """Puts what `save_lora` wrote into the pretrained network."""
+
+    def save_full(self, folder: Path) -> None:
+        """Writes the whole network."""
+
+    def load_full(self, folder: Path) -> None:
+        """Puts what `save_full` wrote in the pretrained network's place."""
+
+
 class Adapter(ABC):
-    """One way to train a UNet without losing the pretrained one."""
+    """One way to train a network without losing the pretrained one."""
+
+    moves_features: ClassVar[bool] = True
+    """Whether what the network computes can drift from the pretrained one at all."""
 
     @abstractmethod
-    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        """Marks what trains, adding it where needed, and returns the model that serves as the frozen one.
+    def inject(self, model: Adaptable) -> Any:
+        """Marks what trains, adding it where needed, and returns the network that serves as the frozen one.
 
-        That is `unet` itself where `disabled` gives it back, or a frozen twin.
+        That is the trained one itself where `disabled` gives it back, or a frozen twin.
         """
 
-    @abstractmethod
-    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
-        """Context in which `inject`'s frozen model computes exactly what the pretrained one does."""
+    def disabled(self) -> AbstractContextManager[None]:
+        """Context in which `inject`'s frozen network computes exactly what the pretrained one does."""
+        return nullcontext()
 
     @abstractmethod
-    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
-        """Writes what was trained below `run_dir`, as diffusers reads it, and returns the folder."""
+    def save(self, model: Adaptable, run_dir: Path) -> Path:
+        """Writes what was trained below `run_dir`, as published libraries read it, and returns the folder."""
 
     @abstractmethod
-    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
-        """Puts what `save` wrote into a pretrained `pipeline`, by diffusers' own loading."""
+    def load(self, model: Adaptable, run_dir: Path) -> None:
+        """Puts what `save` wrote into a pretrained `model`, by those libraries' own loading."""
+
+
+class LoRA(Adapter):
+    """Low-rank adapters (arXiv:2106.09685) through PEFT, trained in float32.
+
+    Args:
+        rank: of the two factors.
+        alpha: the update is scaled by `alpha / rank`.
+        target_modules: names of the linear layers that get one; None takes the model's own `lora_targets`.
+    """
+
+    folder = "adapter"
+
+    def __init__(self, *, rank: int, alpha: int, target_modules: list[str] | None) -> None:
+        self.rank, self.alpha, self.target_modules = rank, alpha, target_modules
+
+    def inject(self, model: Adaptable) -> Any:
+        new = {id(head) for head in model.heads()}
+        self.config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=list(model.lora_targets if self.target_modules is None else self.target_modules),
+            modules_to_save=[name for name, module in model.network.named_modules() if id(module) in new] or None,
+        )
+        model.add_lora(self.config)
+        # Collected once: diffusers' `disable_adapters` looks for them among all submodules, twice a step.
+        self._layers = [module for module in model.network.modules() if isinstance(module, BaseTunerLayer)]
+        return model.network
+
+    def disabled(self) -> AbstractContextManager[None]:
+        return disabled_adapters(self._layers)
+
+    def save(self, model: Adaptable, run_dir: Path) -> Path:
+        model.save_lora(run_dir / self.folder)
+        return run_dir / self.folder
+
+    def load(self, model: Adaptable, run_dir: Path) -> None:
+        model.load_lora(run_dir / self.folder)
+
+
+class FullFineTuning(Adapter):
+    """Every weight trains; the frozen network is a twin of its own, one more copy in memory."""
+
+    def inject(self, model: Adaptable) -> Any:
+        # Both in float32: the losses of two precisions differ by more than the overfitting that is measured.
+        twin = deepcopy(model.network.float()).requires_grad_(False).eval()
+        model.network.requires_grad_(True)
+        return twin
+
+    def save(self, model: Adaptable, run_dir: Path) -> Path:
+        model.save_full(run_dir / model.network_name)
+        return run_dir / model.network_name
+
+    def load(self, model: Adaptable, run_dir: Path) -> None:
+        model.load_full(run_dir / model.network_name)
+
+
+class LinearProbe(FullFineTuning):
+    """Only a classifier's new head trains, so that the network is its own pretrained twin."""
+
+    moves_features = False
+
+    def inject(self, model: Adaptable) -> Any:
+        """Raises:
+        ValueError: the model has no head.
+        """
+        if not (heads := model.heads()):
+            raise ValueError(
+                f"adapter=linear_probe trains a classifier's head, and {type(model).__name__} has none: adapter=lora "
+                "or adapter=full"
+            )
+        model.network.requires_grad_(False)
+        for head in heads:
+            head.requires_grad_(True)
+        return model.network
+
+
+class NoAdapter(Adapter):
+    """Nothing of the network trains, as in textual inversion: it is its own frozen model, and leaves no file."""
+
+    moves_features = False
+
+    def inject(self, model: Adaptable) -> Any:
+        return model.network.requires_grad_(False)
+
+    def save(self, model: Adaptable, run_dir: Path) -> Path:
+        return run_dir
+
+    def load(self, model: Adaptable, run_dir: Path) -> None:
+        pass
 
 
 @contextmanager
@@ -61,89 +185,8 @@ def kept_requires_grad(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(is_trained)
 
 
-class LoRA(Adapter):
-    """Low-rank adapters (arXiv:2106.09685) through PEFT, trained in float32.
-
-    Args:
-        rank: of the two factors.
-        alpha: the update is scaled by `alpha / rank`.
-        target_modules: names of the linear layers that get one.
-    """
-
-    folder = "adapter"
-
-    def __init__(self, *, rank: int, alpha: int, target_modules: list[str]) -> None:
-        self.config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
-
-    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        unet.requires_grad_(False)
-        unet.add_adapter(self.config)
-        cast_training_params(unet)
-        # Collected once: `unet.disable_adapters` looks for them among all submodules, twice a step.
-        self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-        return unet
-
-    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
-        return disabled_adapters(self._layers)
-
-    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
-        # Without its metadata a LoRA whose alpha differs from the rank loads with the wrong scale.
-        # PEFT keeps sets, whose order changes from process to process: equal runs then write equal files.
-        metadata = unet.peft_config["default"].to_dict()
-        metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}
-        StableDiffusionPipeline.save_lora_weights(
-            run_dir / self.folder,
-            unet_lora_layers=get_peft_model_state_dict(unet),
-            unet_lora_adapter_metadata=metadata,
-        )
-        return run_dir / self.folder
-
-    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
-        pipeline.load_lora_weights(run_dir / self.folder)
-
-
-class FullFineTuning(Adapter):
-    """Every weight of the UNet trains; the frozen model is a twin of its own, one more copy in memory."""
-
-    folder = "unet"
-
-    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        # Both in float32: the losses of two precisions differ by more than the overfitting that is measured.
-        twin = deepcopy(unet.float()).requires_grad_(False)
-        unet.requires_grad_(True)
-        return twin
-
-    @contextmanager
-    def disabled(self, unet: UNet2DConditionModel) -> Iterator[None]:
-        yield
-
-    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
-        unet.save_pretrained(run_dir / self.folder)
-        return run_dir / self.folder
-
-    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
-        unet = UNet2DConditionModel.from_pretrained(run_dir / self.folder, dtype=pipeline.dtype)
-        pipeline.unet = unet.to(pipeline.device)
-
-
-class NoAdapter(Adapter):
-    """Nothing of the UNet trains, as in textual inversion: it is its own frozen model, and leaves no file."""
-
-    def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        return unet.requires_grad_(False)
-
-    def disabled(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def save(self, unet: UNet2DConditionModel, run_dir: Path) -> Path:
-        return run_dir
-
-    def load(self, pipeline: StableDiffusionPipeline, run_dir: Path) -> None:
-        pass
-
-
-def load_merged(pipeline: StableDiffusionPipeline, run_dirs: Sequence[Path], *, weights: Sequence[float]) -> None:
-    """Adds the runs' adapters to a pretrained `pipeline`, where their updates are summed, each times its weight."""
+def load_merged(pipeline: Any, run_dirs: Sequence[Path], *, weights: Sequence[float]) -> None:
+    """Adds the runs' LoRAs to a pretrained diffusers `pipeline`: their updates are summed, each times its weight."""
     names = [f"run_{number}" for number in range(len(run_dirs))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are what is asked for

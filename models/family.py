@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from checks.folders import check_pipeline_folder
 from models.noise_process import NoiseProcess
+from models.pipeline_weights import PipelineWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Trajectory(Protocol):
 
 
 @dataclass(kw_only=True, eq=False)
-class DiffusionFamily(ABC):
+class DiffusionFamily(PipelineWeights, ABC):
     """A pretrained pipeline as a run needs it: loaded once, its frozen encoders callable by themselves.
 
     Args:
@@ -109,12 +110,6 @@ class DiffusionFamily(ABC):
     num_inference_steps: int
     loss_gap_scale: float
     indicator_augmentation: bool
-
-    denoiser_name: ClassVar[str]
-    """What the pipeline calls its denoiser, and the folder of a fully tuned one."""
-
-    lora_targets: ClassVar[tuple[str, ...]]
-    """Names of the linear layers that get a LoRA where `adapter.target_modules` is null."""
 
     sites: ClassVar[Mapping[str, tuple[str, ...]]]
     """Patterns of the denoiser's default layers by what they are: "decoder_self", "text"."""
@@ -237,15 +232,10 @@ class DiffusionFamily(ABC):
             args, kwargs: of the pipeline's call.
         """
 
-    @property
-    def current_denoiser(self) -> Any:
-        """The pipeline's denoiser, which a fully tuned one may have replaced."""
-        return getattr(self.pipeline, self.denoiser_name)
-
     @contextmanager
     def drawing_with(self, denoiser: Any) -> Iterator[Any]:
         """Context that gives the pipeline with `denoiser` in it; afterwards its own is back."""
-        own = self.current_denoiser
+        own = self.network
         setattr(self.pipeline, self.denoiser_name, denoiser)
         try:
             yield self.pipeline

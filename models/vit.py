@@ -1,12 +1,15 @@
 """A pretrained ViT of timm as a run needs it: loaded once, with its pictures' size and normalisation."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import timm
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
+from timm.models import save_for_hf
 from timm.models.vision_transformer import checkpoint_filter_fn
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from models.attention import matching_attention
 
 
 class VisionTransformer:
-    """Any timm ViT with a [CLS] token and absolute positions.
+    """Any timm ViT with a [CLS] token and absolute positions, as `models.adapters.Adaptable` asks it.
 
     Args:
         pretrained: a folder in timm's layout, a name of timm ("vit_small_patch16_224.dino"), or a hub id
@@ -31,6 +34,9 @@ class VisionTransformer:
         FileNotFoundError: no such folder or file.
         ValueError: the weights are another architecture's, or the model has no [CLS] token.
     """
+
+    network_name = "vit"
+    lora_targets: ClassVar[tuple[str, ...]] = ("qkv",)
 
     def __init__(
         self,
@@ -64,9 +70,10 @@ class VisionTransformer:
         self.mean, self.std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
         self.num_prefix_tokens = int(self.vit.num_prefix_tokens)
 
-    def set_classes(self, num_classes: int) -> None:
-        """Gives the ViT a new head of so many classes, initialised as timm does; a distilled one has two."""
-        self.vit.reset_classifier(num_classes)
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Gives the ViT a new head for the named classes, initialised as timm does; a distilled one has two."""
+        self.classes = tuple(classes)
+        self.vit.reset_classifier(len(self.classes))
 
     def to(self, device: torch.device | str | None) -> None:
         self.vit.to(device)
@@ -77,6 +84,31 @@ class VisionTransformer:
             self.mean, self.std = self.mean.to(pictures.device), self.std.to(pictures.device)
         normalized = (pictures.float() / 255 - self.mean) / self.std
         return normalized.to(self.vit.patch_embed.proj.weight.dtype)
+
+    @property
+    def network(self) -> Any:
+        return self.vit
+
+    def heads(self) -> list[nn.Module]:
+        return heads(self.vit)
+
+    def add_lora(self, config: LoraConfig) -> None:
+        self._peft = get_peft_model(self.vit, config)  # changes `vit` in place, whose names stay as they are
+
+    def save_lora(self, folder: Path) -> None:
+        """Loads with `PeftModel.from_pretrained(timm.create_model(…, num_classes=n), folder)`; the head is in it."""
+        self._peft.save_pretrained(str(folder), safe_serialization=True)
+
+    def load_lora(self, folder: Path) -> None:
+        PeftModel.from_pretrained(self.vit, folder, torch_device="cpu")  # changes `vit` in place
+
+    def save_full(self, folder: Path) -> None:
+        """Loads with `timm.create_model("local-dir:<folder>", pretrained=True)`; the classes' names are in it."""
+        config = {"label_names": list(self.classes), "num_classes": len(self.classes)}
+        save_for_hf(self.vit, str(folder), model_config=config, safe_serialization=True)
+
+    def load_full(self, folder: Path) -> None:
+        self.vit.load_state_dict(load_file(folder / "model.safetensors"))
 
 
 def load_weights(vit: Any, file: Path) -> None:

@@ -31,7 +31,7 @@ class GuidedDenoiser:
     """
 
     def __init__(self, model: DiffusionFamily, guidance: Guidance, *, conditions: Mapping[str, Condition]) -> None:
-        self.tuned: Any = model.current_denoiser
+        self.tuned: Any = model.network
         self.pretrained, self.guidance, self._model = model.pretrained_denoiser, guidance, model
         self._layers = [module for module in self.tuned.modules() if isinstance(module, BaseTunerLayer)]
         students = [row for row in guidance.rows if row.startswith("student")]

@@ -117,7 +117,7 @@ def _conditions(model: DiffusionFamily, prompts: Sequence[PromptPair], rows: Seq
 
 @contextmanager
 def _eval_mode(model: DiffusionFamily) -> Iterator[None]:
-    denoiser = model.current_denoiser
+    denoiser = model.network
     was_training = denoiser.training
     denoiser.eval()
     try:

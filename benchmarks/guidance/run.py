@@ -122,7 +122,7 @@ def draw(folder: Path, subject: str) -> None:
             continue
         run_dir = train(folder, subject, experiment)
         model = instantiate(cfg.model)
-        instantiate(cfg.adapter).load(model.pipeline, run_dir)
+        instantiate(cfg.adapter).load(model, run_dir)
         for variant in todo:
             guidance = instantiate(compose_run([*variant.overrides(), "logger=csv"]).guidance)
             guidance.guidance_scale = variant.guidance_scale or cfg.model.guidance_scale

@@ -82,7 +82,7 @@ class TokenAttention:
         latents = model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
         noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
         times = (torch.arange(self.num_timesteps) + 0.5) / self.num_timesteps
-        condition, denoiser = model.encode_prompts([prompt]), model.current_denoiser
+        condition, denoiser = model.encode_prompts([prompt]), model.network
         names = matching_submodules(denoiser, self.sites)
         capture = Capture(denoiser, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
         per_step = []

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -12,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.sprites.attributes import ATTRIBUTES, UNKNOWN, labels
-from lightning_modules.pretraining.vae import refuse_existing
+from lightning_modules.pretraining.exported import ExportedModule
 from metrics.sprites.sprites_judge import SpritesJudge
 
 
-class PretrainJudgeModule(L.LightningModule):
+class PretrainJudgeModule(ExportedModule):
     """Trains a `SpritesJudge` on rendered pictures and on what an autoencoder makes of them, noised and blurred.
 
     Args:
@@ -24,16 +23,15 @@ class PretrainJudgeModule(L.LightningModule):
         pretrained: folder of an earlier judge of these arguments that goes on learning, or None: from nothing.
         vae: folder of the autoencoder whose pictures are to be judged.
         reconstructed: share of each batch that went through the autoencoder, which rounds small objects' corners off.
-        optimizer: partial of a torch optimiser over parameters.
-        lr_scheduler: partial of a torch scheduler over an optimiser.
         noise: the largest standard deviation of the pixel noise, pixels being in [-1, 1].
         blur: share of the pictures that are halved and enlarged again.
-        export_dir: folder of the judge; must not hold one yet.
+        optimizer, lr_scheduler, export_dir: see `ExportedModule`.
 
     Raises:
-        FileExistsError: `export_dir` holds a model.
         ValueError: a share outside [0, 1].
     """
+
+    exports = "the judge"
 
     def __init__(
         self,
@@ -48,9 +46,7 @@ class PretrainJudgeModule(L.LightningModule):
         blur: float,
         export_dir: str,
     ) -> None:
-        super().__init__()
-        self.export_dir = Path(export_dir)
-        refuse_existing(self.export_dir)
+        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, export_dir=export_dir)
         for name, share in (("reconstructed", reconstructed), ("blur", blur)):
             if not 0 <= share <= 1:
                 raise ValueError(f"module.{name}={share}: a share of the pictures, from 0 to 1")
@@ -60,7 +56,6 @@ class PretrainJudgeModule(L.LightningModule):
         autoencoder = AutoencoderKL.from_pretrained(vae).to(memory_format=torch.channels_last)
         self._vae = [autoencoder]  # in a list: not a submodule, so never in a checkpoint
         self.reconstructed = reconstructed
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.noise, self.blur = noise, blur
 
     def on_fit_start(self) -> None:
@@ -80,16 +75,8 @@ class PretrainJudgeModule(L.LightningModule):
         self.log("loss/judge", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
-    def on_train_end(self) -> None:
+    def export(self) -> None:
         self.judge.save_pretrained(self.export_dir)
-        self.print(f"the judge lies in {self.export_dir}")
 
 
 def attribute_loss(logits: Mapping[str, Tensor], labels: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 from diffusers import (
@@ -24,15 +23,15 @@ from transformers import CLIPTokenizer
 
 from datamodules.sprites.pretraining import to_pixel_values
 from datamodules.sprites.world import SIZE, Scene, mask
+from lightning_modules.pretraining.exported import ExportedModule
 from lightning_modules.pretraining.text_tower import clip_text_encoder
 from lightning_modules.pretraining.tokenizer import tokenize
-from lightning_modules.pretraining.vae import refuse_existing
 from models.noise_process import Epsilon
 
 NOISE_STREAM = 21
 
 
-class PretrainSDModule(L.LightningModule):
+class PretrainSDModule(ExportedModule):
     """Trains a UNet and a CLIP's text encoder on cached latents, and exports a `StableDiffusionPipeline` folder.
 
     As in Stable Diffusion, a CLIP has taught the text encoder what words mean. An earlier model, trained from nothing
@@ -45,9 +44,7 @@ class PretrainSDModule(L.LightningModule):
         vae: folder of the trained autoencoder.
         clip: folder of the open_clip model whose text tower the text encoder starts as, and whose tokenizer it has.
         unet, scheduler: arguments of the published classes.
-        optimizer: partial of a torch optimiser over parameters.
         text_encoder_lr: learning rate of the text encoder, the second parameter group.
-        lr_scheduler: partial of a torch scheduler over an optimiser.
         pretrained: folder of an earlier pipeline whose text encoder and UNet go on learning, or None: the CLIP's and a
             new one.
         timestep_beta: a and b of the beta distribution that timesteps are drawn from, as shares of T: [1, 1] draws all
@@ -56,14 +53,15 @@ class PretrainSDModule(L.LightningModule):
         object_weight: weight of the loss where an object is; the background's is 1.
         snr_gamma: γ of min-SNR (arXiv:2303.09556), with SNR + 1 in place of the SNR.
         caption_dropout: share of the samples that are trained with an empty prompt, for classifier-free guidance.
-        export_dir: folder of the pipeline; must not hold one yet.
         seed: of timesteps, noise and dropout.
+        optimizer, lr_scheduler, export_dir: see `ExportedModule`.
 
     Raises:
-        FileExistsError: `export_dir` holds a model.
         FileNotFoundError: `pretrained` is no pipeline's folder.
         ValueError: a beta distribution with infinite density at an end, or an `object_weight` that is not positive.
     """
+
+    exports = "the pipeline"
 
     def __init__(
         self,
@@ -83,9 +81,7 @@ class PretrainSDModule(L.LightningModule):
         export_dir: str,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.export_dir = Path(export_dir)
-        refuse_existing(self.export_dir)
+        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, export_dir=export_dir)
         if len(timestep_beta) != 2 or min(timestep_beta) < 1:
             raise ValueError(f"module.timestep_beta={timestep_beta}: two numbers of at least 1, such as [1, 1]")
         if object_weight <= 0:
@@ -105,9 +101,8 @@ class PretrainSDModule(L.LightningModule):
             self.unet.load_state_dict(earlier.unet.state_dict())
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler(**scheduler)
-        self.optimizer, self.text_encoder_lr, self.lr_scheduler = optimizer, text_encoder_lr, lr_scheduler
         self.timestep_beta, self.object_weight, self.snr_gamma = timestep_beta, object_weight, snr_gamma
-        self.caption_dropout, self.seed = caption_dropout, seed
+        self.caption_dropout, self.text_encoder_lr, self.seed = caption_dropout, text_encoder_lr, seed
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
@@ -148,16 +143,11 @@ class PretrainSDModule(L.LightningModule):
         self.log("loss/denoising", squared.mean(), prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> Any:
+    def trained_groups(self) -> Any:
         text_encoder = {"params": self.text_encoder.parameters(), "lr": self.text_encoder_lr}
-        optimizer = self.optimizer([{"params": self.unet.parameters()}, text_encoder])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return [{"params": self.unet.parameters()}, text_encoder]
 
-    def on_train_end(self) -> None:
-        # Callbacks come first: by now EMAWeightAveraging has put the averaged weights in place.
+    def export(self) -> None:
         pipeline = StableDiffusionPipeline(
             vae=self._vae[0],
             text_encoder=self.text_encoder,
@@ -170,7 +160,6 @@ class PretrainSDModule(L.LightningModule):
         )
         pipeline.to(dtype=torch.float16).save_pretrained(self.export_dir)
         _load_in_float32(self.export_dir / "text_encoder/config.json")
-        self.print(f"the pipeline lies in {self.export_dir}")
 
 
 def timestep_shares(rng: np.random.Generator, count: int, *, beta: tuple[float, float]) -> NDArray[np.float64]:

@@ -1,17 +1,17 @@
 """`experiment=pretrain_sprites_vae`: an `AutoencoderKL` for pictures of the Sprites world."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_modules.pretraining.exported import ExportedModule
 
-class PretrainVAEModule(L.LightningModule):
+
+class PretrainVAEModule(ExportedModule):
     """Trains an autoencoder with a fixed small noise on the latents, exported with latents of mean 0 and variance 1.
 
     A fixed noise instead of a learned posterior: no KL weight to tune, and the noise says how exactly a latent must be
@@ -19,13 +19,13 @@ class PretrainVAEModule(L.LightningModule):
 
     Args:
         vae: the autoencoder's configuration, arguments of `AutoencoderKL`.
-        optimizer: partial of a torch optimiser over parameters.
-        lr_scheduler: partial of a torch scheduler over an optimiser.
         latent_noise: standard deviation of the noise, in units of each latent channel's own.
         l1_weight, gradient_weight: weights beside the squared error, of the absolute error and of the absolute error
             between neighbouring pixels' differences, which keeps edges and thin textures.
-        export_dir: folder that the trained model is written to; must not hold one yet.
+        optimizer, lr_scheduler, export_dir: see `ExportedModule`.
     """
+
+    exports = "the autoencoder"
 
     def __init__(
         self,
@@ -38,11 +38,8 @@ class PretrainVAEModule(L.LightningModule):
         gradient_weight: float,
         export_dir: str,
     ) -> None:
-        super().__init__()
-        self.export_dir = Path(export_dir)
-        refuse_existing(self.export_dir)
-        self.vae = AutoencoderKL(**vae)
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, export_dir=export_dir)
+        self.vae = AutoencoderKL(**vae).to(memory_format=torch.channels_last)
         self.latent_noise, self.l1_weight, self.gradient_weight = latent_noise, l1_weight, gradient_weight
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -55,19 +52,10 @@ class PretrainVAEModule(L.LightningModule):
         self.log("loss/mse", mse, prog_bar=True)
         return mse + self.l1_weight * l1 + self.gradient_weight * gradient
 
-    def configure_optimizers(self) -> Any:
-        self.vae.to(memory_format=torch.channels_last)
-        optimizer = self.optimizer(self.vae.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
     @torch.no_grad()
-    def on_train_end(self) -> None:
+    def export(self) -> None:
         normalize_latents(self.vae, self._sample_latents(batches=64), noise=self.latent_noise)
         self.vae.save_pretrained(self.export_dir)
-        self.print(f"the autoencoder lies in {self.export_dir}")
 
     def _sample_latents(self, *, batches: int) -> Tensor:
         loader = self.trainer.datamodule.loader(start=0, batches=batches)  # type: ignore[attr-defined]
@@ -95,13 +83,3 @@ def normalize_latents(vae: AutoencoderKL, latents: Tensor, *, noise: float) -> N
     encode.bias[channels:] = 2 * torch.log(torch.tensor(noise))
     decode.bias += decode.weight[:, :, 0, 0] @ mean
     decode.weight *= std[None, :, None, None]
-
-
-def refuse_existing(export_dir: Path) -> None:
-    """Raises:
-    FileExistsError: `export_dir` holds a model already; nothing that exists is overwritten.
-    """
-    if any((export_dir / name).exists() for name in ("config.json", "model_index.json", "open_clip_config.json")):
-        raise FileExistsError(
-            f"{export_dir} holds a model already: move it away, or set module.export_dir=<new folder>"
-        )

@@ -1,20 +1,18 @@
 """`experiment=pretrain_sprites_vit`: a ViT of the world that learns without labels, in timm's layout."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
-import lightning.pytorch as L
 import timm
 import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.pretraining.vae import refuse_existing
+from lightning_modules.pretraining.exported import ExportedModule
 
 
-class PretrainViTModule(L.LightningModule):
+class PretrainViTModule(ExportedModule):
     """Trains a ViT by contrast (SimCLR, arXiv:2002.05709): two pictures of one object attract, all others repel.
 
     The two pictures show the object at other places, on another ground, among other clutter and in another light, so
@@ -27,10 +25,10 @@ class PretrainViTModule(L.LightningModule):
         vit: arguments that change it.
         projector: widths of the hidden and the last layer between [CLS] and the loss; dropped afterwards.
         temperature: of the softmax over similarities.
-        optimizer: partial of a torch optimiser over parameters.
-        lr_scheduler: partial of a torch scheduler over an optimiser.
-        export_dir: folder of the model; must not hold one yet.
+        optimizer, lr_scheduler, export_dir: see `ExportedModule`.
     """
+
+    exports = "the ViT"
 
     def __init__(
         self,
@@ -43,16 +41,13 @@ class PretrainViTModule(L.LightningModule):
         lr_scheduler: Callable[..., Any],
         export_dir: str,
     ) -> None:
-        super().__init__()
-        self.export_dir = Path(export_dir)
-        refuse_existing(self.export_dir)
+        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, export_dir=export_dir)
         self.vit = cast(Any, timm.create_model(architecture, num_classes=0, **vit))
         hidden, width = projector
         self.projector = nn.Sequential(
             nn.Linear(self.vit.num_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
         )
         self.temperature = temperature
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["position"][0]))
@@ -63,20 +58,12 @@ class PretrainViTModule(L.LightningModule):
         self.log("accuracy", accuracy, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
-    def on_train_end(self) -> None:
+    def export(self) -> None:
         size = self.vit.patch_embed.img_size
         overlay = {
             "tag": "sprites", "input_size": (3, *size), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0,
         }  # fmt: skip
         save_for_hf(self.vit, str(self.export_dir), model_config={"pretrained_cfg": overlay}, safe_serialization=True)
-        self.print(f"the ViT lies in {self.export_dir}")
 
 
 def contrastive_loss(first: Tensor, second: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:

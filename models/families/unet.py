@@ -112,7 +112,7 @@ class UNetFamily(DiffusionFamily):
 
     @property
     def fingerprint(self) -> bytes:
-        weights: bytes = self.current_denoiser.conv_in.weight.detach().float().cpu().numpy().tobytes()
+        weights: bytes = self.network.conv_in.weight.detach().float().cpu().numpy().tobytes()
         return weights
 
     @contextmanager

@@ -245,6 +245,6 @@ class TunedWithToken:
     adapter: Any
     token: LearnedToken
 
-    def load(self, pipeline: Any, run_dir: Path) -> None:
-        self.token.load(pipeline, run_dir)
-        self.adapter.load(pipeline, run_dir)
+    def load(self, model: Any, run_dir: Path) -> None:
+        self.token.load(model.pipeline, run_dir)
+        self.adapter.load(model, run_dir)

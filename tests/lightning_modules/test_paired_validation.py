@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from models.prediction import predicted_x0, prediction_difference
 
 from callbacks.regularizers.denoising import denoising_loss
-from models.prediction import predicted_x0, prediction_difference
 from report.metrics_csv import read_metrics
 from tests.runs import train
 
@@ -80,7 +80,7 @@ def test_both_sets_are_what_a_pass_over_each_picture_gives(monkeypatch, tiny_sd_
                 noisy = model.noise_scheduler.add_noise(latent, noise, timestep)
                 velocity = model.noise_scheduler.get_velocity(latent, noise, timestep)
                 student = module.unet(noisy, timestep, model.encode_prompts([pair.instance])).sample
-                with module.adapter.disabled(module.unet):
+                with module.adapter.disabled():
                     frozen = module.unet(noisy, timestep, model.encode_prompts([pair.prior])).sample
                 losses[number, bin_number] = [denoising_loss(each, velocity).item() for each in (student, frozen)]
                 signal = model.alphas_cumprod[timestep].sqrt().item()

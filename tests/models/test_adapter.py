@@ -1,16 +1,20 @@
 """Plain diffusers draws with a finished run's adapter what `run.py task=sample` draws."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hydra.utils import get_class
 from numpy.typing import NDArray
 from PIL import Image
 
+import models.adapters
 import run
-from tests.runs import compose, train
+from checks.moved import moved
+from tests.runs import compose, fit_vit, train
 
 PROMPT, SEED, STEPS, GUIDANCE = "a photo of a sks heart on a pink background", 5, 4, 3.0
 
@@ -107,3 +111,30 @@ def test_sampling_takes_model_settings_and_refuses_what_has_no_effect(monkeypatc
         run.evaluate(compose(run_dir, "task=evaluate", command[1]), run_dir)
     with pytest.raises(ValueError, match=r"optimizer\.lr=1.* has no effect"):
         run.sample(compose(tmp_path / "refused", *command, "optimizer.lr=1"), tmp_path / "refused")
+
+
+def test_one_lora_serves_both_kinds_of_model(tiny_vit, tmp_path):
+    """`adapter=lora` takes the model's own layers; the old names of a ViT's adapters still stand."""
+    run_dir = fit_vit(tiny_vit, tmp_path / "run", "experiment=finetune_vit", "adapter=lora")
+    config = json.loads((run_dir / "adapter/adapter_config.json").read_text())
+    assert (config["r"], config["target_modules"], config["modules_to_save"]) == (16, ["qkv"], ["head"])
+    nodes = {name: compose(tmp_path, f"adapter={name}").adapter for name in ("full", "linear_probe", "lora")}
+    old = {name: compose(tmp_path, f"adapter=vit_{name}").adapter for name in nodes}
+    assert old["lora"] == {**nodes["lora"], "rank": 8, "alpha": 8}
+    assert [old["full"], old["linear_probe"]] == [nodes["full"], nodes["linear_probe"]]
+
+
+def test_a_denoiser_has_no_head_to_train(monkeypatch, tiny_sd, tmp_path):
+    with pytest.raises(
+        Exception, match="adapter=linear_probe trains a classifier's head, and StableDiffusion has none"
+    ):
+        train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dreambooth", "adapter=linear_probe")
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [("adapter", ("LoRA", "FullFineTuning", "NoAdapter")), ("vit_adapter", ("LoRA", "FullFineTuning", "LinearProbe"))],
+)
+def test_adapters_of_0_1_0_are_found_again(module, names):
+    for name in names:
+        assert get_class(moved(f"lightning_modules.{module}.{name}")) is getattr(models.adapters, name)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from models.adapters import LoRA
 from models.attention import attention_maps
 from models.capture import Capture
 from models.columns import TokenColumns
+from models.pipeline_weights import PipelineWeights
 
 RANK, ALPHA = 4, 12
 PATTERNS = ("*.attn1", "*.attn2", "*.attn?.to_q", "*.attn?.to_k")
@@ -25,6 +27,15 @@ quiet_compiler = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )
 backends = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+
+
+class Denoiser(PipelineWeights):
+    """A UNet in a pipeline of nothing else."""
+
+    denoiser_name = "unet"
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.pipeline = SimpleNamespace(unet=unet)
 
 
 @pytest.fixture
@@ -37,7 +48,7 @@ def adapter() -> LoRA:
 def adapted(tiny_sd: Path, adapter: LoRA) -> UNet2DConditionModel:
     """A UNet whose LoRA matters."""
     unet = UNet2DConditionModel.from_pretrained(tiny_sd / "unet")
-    adapter.inject(unet)
+    adapter.inject(Denoiser(unet))
     rng = torch.Generator().manual_seed(1)
     for name, parameter in unet.named_parameters():
         if "lora_B" in name:
@@ -140,7 +151,7 @@ def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd
     capture = Capture(adapted, PATTERNS)
     adapted.compile(backend=backend)
     pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
-    with torch.no_grad(), adapter.disabled(adapted):  # unrecorded: the flag must not be baked into the graph
+    with torch.no_grad(), adapter.disabled():  # unrecorded: the flag must not be baked into the graph
         torch.testing.assert_close(adapted(**inputs).sample, pretrained(**inputs).sample, rtol=0, atol=1e-5)
     with torch.no_grad():
         assert_captured_equals_explicit(adapted, capture, inputs, expected)
@@ -205,7 +216,7 @@ def test_disabled_adapters_give_exactly_the_pretrained_model(tiny_sd, adapter, a
     pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
     with torch.no_grad():
         expected = pretrained(**inputs).sample
-        with adapter.disabled(adapted):
+        with adapter.disabled():
             assert torch.equal(adapted(**inputs).sample, expected)
         assert not torch.allclose(adapted(**inputs).sample, expected, atol=1e-3), "the adapter is back"
 
@@ -218,7 +229,7 @@ def test_the_reference_pass_leaves_the_students_gradients_bit_identical(adapter,
     def gradients(*, reference: bool) -> list[Tensor]:
         loss = adapted(**inputs).sample.square().mean()
         if reference:
-            with torch.no_grad(), adapter.disabled(adapted):
+            with torch.no_grad(), adapter.disabled():
                 adapted(**inputs)
         return list(torch.autograd.grad(loss, [p for p in adapted.parameters() if p.requires_grad]))
 
