@@ -17,10 +17,10 @@ from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.stream import epoch_order
 from datamodules.subject import Subject
+from lightning_modules.captures import Captures
 from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
-from models.capture import Capture
 from models.columns import TokenColumns, subject_columns
 from models.families.sd import StableDiffusion
 from models.tokens.rows import LivePrompts, TokenRows, save_rows, warn_of_common_identifier
@@ -69,14 +69,15 @@ class DiffusionModule(RegularizedModule):
         for plugin in self.regularizers.values():
             plugin.attach(self.unet)
         self.augmenting = self._augmenting_plugin()
-        self._capture = Capture(self.unet, self.needs.sites)
+        symbolic = getattr(self.model, "sites", {})
+        self._captures = Captures(self.unet, self.needs, symbolic)
         shared = self.frozen_unet is self.unet
-        self._frozen_capture = self._capture if shared else Capture(self.frozen_unet, self.needs.sites)
+        self._frozen_captures = self._captures if shared else Captures(self.frozen_unet, self.needs, symbolic)
         if model.compile:
             self.unet.compile()
 
     step_type: ClassVar[type] = DiffusionStep
-    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "token_columns", "class_images"})
+    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "attention", "token_columns", "class_images"})
 
     augments: ClassVar[bool] = False
     """Whether this module can augment pictures before they are encoded."""
@@ -186,7 +187,7 @@ class DiffusionModule(RegularizedModule):
 
         on_device = self.send(timesteps)
         noisy, target = self._noisy(latents, noise, on_device)
-        student = self._forward(self.unet, self._capture, noisy, on_device, states)
+        student = self._forward(self.unet, self._captures, noisy, on_device, states)
         reference = None
         if self.needs.reference:
             needed = slice(len(index))
@@ -226,7 +227,7 @@ class DiffusionModule(RegularizedModule):
     def reference_pass(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> ModelPass:
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
         with self.adapter.disabled(self.unet):
-            return self._forward(self.frozen_unet, self._frozen_capture, noisy, timesteps, states)
+            return self._forward(self.frozen_unet, self._frozen_captures, noisy, timesteps, states)
 
     @contextmanager
     def frozen_pipeline(self) -> Iterator[StableDiffusionPipeline]:
@@ -239,12 +240,12 @@ class DiffusionModule(RegularizedModule):
                 self.model.pipeline.unet = self.unet
 
     def _forward(
-        self, unet: UNet2DConditionModel, capture: Capture, noisy: Tensor, timesteps: Tensor, states: Tensor
+        self, unet: UNet2DConditionModel, captures: Captures, noisy: Tensor, timesteps: Tensor, states: Tensor
     ) -> ModelPass:
         dtype = unet.conv_in.weight.dtype  # `unet.dtype` walks through all parameters, 2 % of a small model's step
-        with capture.recording() as captured:
+        with captures.recording() as recorded:
             prediction = unet(noisy.to(dtype), timesteps, states.to(dtype)).sample
-        return ModelPass(prediction, captured)
+        return ModelPass(prediction, **recorded)
 
     def _draw_timesteps(self, positions: Tensor) -> Tensor:
         streams = [DrawStream.TIMESTEP] + [DrawStream.CLASS_TIMESTEP] * bool(self.needs.class_images)
@@ -286,7 +287,7 @@ class DiffusionModule(RegularizedModule):
         index, bins = batch["index"], batch["bin"]
         rows = self._validation.rows(index, bins)
         noisy, target = self._noisy(rows.latents, rows.noise, rows.timesteps)
-        student = self._forward(self.unet, self._capture, noisy, rows.timesteps, rows.student_states)
+        student = self._forward(self.unet, self._captures, noisy, rows.timesteps, rows.student_states)
         reference = self.reference_pass(noisy, rows.timesteps, rows.reference_states)
         self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
 

@@ -11,10 +11,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, ModelPass, Weights
+from lightning_modules.captures import Captures
 from lightning_modules.mixing import Mix
 from lightning_modules.regularized import RegularizedModule
-from models.attention import ClsAttentionCapture
-from models.capture import Capture
 from models.vit import VisionTransformer, heads, parameter_groups
 from models.vit_adapters import LinearProbe, ViTAdapter
 
@@ -35,7 +34,7 @@ class GTAViTModule(RegularizedModule):
     """
 
     step_type: ClassVar[type] = ClassificationStep
-    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "cls_logits", "weights", "mixing"})
+    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "attention", "cls_logits", "weights", "mixing"})
 
     def __init__(
         self,
@@ -75,13 +74,10 @@ class GTAViTModule(RegularizedModule):
         source = self.adapter.inject(vit)
         for plugin in self.regularizers.values():
             plugin.attach(vit)
-        self._captures = (Capture(vit, self.needs.sites), ClsAttentionCapture(vit, self.needs.cls_logits))
+        self._captures = Captures(vit, self.needs)
         self._source_captures = self._captures
         if source is not vit and self.needs.reference:
-            self._source_captures = (
-                Capture(source, self.needs.sites),
-                ClsAttentionCapture(source, self.needs.cls_logits),
-            )
+            self._source_captures = Captures(source, self.needs)
         self.vit, self.source = vit, source
         self._weights = self._paired_weights() if self.needs.weights else None
         self._source_features: Callable[[Tensor], Tensor] = source.forward_features  # type: ignore[assignment]
@@ -102,11 +98,10 @@ class GTAViTModule(RegularizedModule):
         mixing = None
         if self.mixing is not None:
             pictures, mixing = self.mixing(pictures, batch["position"], seed=self.seed)
-        sites, attention = self._captures
-        with sites.recording() as captured, attention.recording() as cls_rows:
+        with self._captures.recording() as recorded:
             logits = self.vit(pictures)
         return ClassificationStep(
-            student=ModelPass(logits, captured | cls_rows),
+            student=ModelPass(logits, **recorded),
             reference=self.reference_pass(pictures) if self.needs.reference else None,
             labels=labels,
             num_prefix_tokens=self.model.num_prefix_tokens,
@@ -117,10 +112,9 @@ class GTAViTModule(RegularizedModule):
     @torch.no_grad()
     def reference_pass(self, pictures: Tensor) -> ModelPass:
         """The source's pass: the one call a step at which anything frozen runs."""
-        sites, attention = self._source_captures
-        with self.adapter.disabled(), sites.recording() as captured, attention.recording() as cls_rows:
+        with self.adapter.disabled(), self._source_captures.recording() as recorded:
             tokens = self._source_features(pictures)
-        return ModelPass(tokens, captured | cls_rows)
+        return ModelPass(tokens, **recorded)
 
     def _paired_weights(self) -> Weights:
         """Raises:

@@ -16,8 +16,8 @@ from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.subject import PromptPair
 from datamodules.subject_datamodule import square_tensor
-from models.attention import attention_maps
-from models.capture import Capture, matching_submodules
+from models.attention import AttentionCapture, AttentionRecord, attention_maps
+from models.capture import matching_submodules, resolve_sites
 from models.families.sd import StableDiffusion
 from report.attention import heat_overlay
 from report.grid import tile
@@ -31,7 +31,8 @@ class TokenAttention:
     prompt with the identifier, the base model the class word. Mean over heads, layers and timesteps.
 
     Args:
-        sites: glob patterns of the cross-attention modules, "up_blocks.*.attn2".
+        sites: the cross-attention modules, by the family's symbolic names ("text") or by glob patterns
+            ("up_blocks.*.attn2").
         num_timesteps: noise levels, in the middle of so many equal parts of the schedule.
     """
 
@@ -44,7 +45,8 @@ class TokenAttention:
         """Raises:
         ValueError: a pattern that matches nothing, named.
         """
-        matching_submodules(model.unet, self.sites)
+        for patterns in resolve_sites(self.sites, getattr(model, "sites", {})).values():
+            matching_submodules(model.unet, patterns)
 
     def __call__(
         self,
@@ -85,21 +87,20 @@ class TokenAttention:
         noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
         timesteps = torch.arange(1, 2 * self.num_timesteps, 2) * model.num_train_timesteps // (2 * self.num_timesteps)
         states = model.encode_prompts([prompt])
-        names = matching_submodules(unet, self.sites)
-        capture = Capture(unet, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
-        per_step = []
+        capture = AttentionCapture(unet, self.sites, getattr(model, "sites", {}))
+        maps: list[Tensor] = []
         for timestep in timesteps.to(latents.device):
             noisy = model.noise_scheduler.add_noise(latents, noise.to(latents), timestep[None])
             with capture.recording() as captured:
                 unet(noisy.to(unet.dtype), timestep, states.to(unet.dtype))
-            per_step.append([_layer_maps(unet, name, captured) for name in names])
-        return mean_maps([maps for layers in per_step for maps in layers]).cpu()
+            maps += [_picture_to_text(record) for record in captured.values()]
+        return mean_maps(maps).cpu()
 
 
-def _layer_maps(unet: UNet2DConditionModel, name: str, captured: dict[str, Tensor]) -> Tensor:
-    layer = unet.get_submodule(name)
-    query, key = captured[f"{name}.to_q"], captured[f"{name}.to_k"]
-    return attention_maps(query, key, heads=layer.heads, scale=layer.scale)[0]
+def _picture_to_text(record: AttentionRecord) -> Tensor:
+    """The first row's map `[heads, queries, tokens]`, of the picture's queries and the prompt's keys."""
+    query = record.query[:1, :, record.image_rows]
+    return attention_maps(query, record.key[:1], scale=record.scale)[0, ..., record.text_columns]
 
 
 def mean_maps(maps: Sequence[Tensor]) -> Tensor:

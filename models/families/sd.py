@@ -1,8 +1,9 @@
 """A pretrained Stable Diffusion pipeline as a run needs it: loaded once, its frozen encoders callable by themselves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -25,6 +26,12 @@ class StableDiffusion:
         indicator_scale: T of APT's overfitting indicator, which belongs to the scale of this model's loss; 1000 in APT.
         indicator_augmentation: whether that indicator decides which training pictures are zoomed out; true in APT.
     """
+
+    sites: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "decoder_self": ("up_blocks.*.attn1",),
+        "text": ("up_blocks.*.attn2",),
+    }
+    """Patterns of the layers that plug-ins look at unless told otherwise, by symbolic name."""
 
     def __init__(
         self,
