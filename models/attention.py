@@ -35,8 +35,8 @@ class AttentionRecord:
     query: Tensor
     key: Tensor
     scale: float
-    text_columns: slice = slice(None)
-    image_rows: slice = slice(None)
+    text_columns: slice
+    image_rows: slice
 
     @property
     def is_joint(self) -> bool:

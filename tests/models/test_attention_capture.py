@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from callbacks.regularizers.attention_alignment import AttentionAlignment
 from callbacks.regularizers.representation_stabilization import RepresentationStabilization
 from callbacks.step import DiffusionStep, ModelPass
+from lightning_modules.captures import Captures
 from models.adapters import LoRA
-from models.attention import attention_maps
+from models.attention import AttentionCapture, attention_maps
 from models.capture import Capture
 from models.columns import TokenColumns
 
 RANK, ALPHA = 4, 12
-PATTERNS = ("*.attn1", "*.attn2", "*.attn?.to_q", "*.attn?.to_k")
+PATTERNS = ("*.attn1", "*.attn2")
 
 # Inductor and AOT warn about themselves.
 quiet_compiler = pytest.mark.filterwarnings(
@@ -100,15 +101,17 @@ def explicit(unet: UNet2DConditionModel, inputs: dict[str, Tensor]) -> dict[str,
         return {name: explicit_attention(layer, *seen[name]) for name, layer in layers.items()}
 
 
-def assert_captured_equals_explicit(unet, capture: Capture, inputs, expected) -> None:
-    with capture.recording() as captured:
+def captures(unet: nn.Module) -> tuple[Capture, AttentionCapture]:
+    return Capture(unet, PATTERNS), AttentionCapture(unet, PATTERNS)
+
+
+def assert_captured_equals_explicit(unet, both: tuple[Capture, AttentionCapture], inputs, expected) -> None:
+    outputs, attention = both
+    with outputs.recording() as captured, attention.recording() as records:
         unet(**inputs)
-    assert expected
+    assert expected and captured.keys() == records.keys() == expected.keys()
     for name, (output, maps) in expected.items():
-        attention = unet.get_submodule(name)
-        found = attention_maps(
-            captured[f"{name}.to_q"], captured[f"{name}.to_k"], heads=attention.heads, scale=attention.scale
-        )
+        found = attention_maps(records[name].query, records[name].key, scale=records[name].scale)
         torch.testing.assert_close(captured[name].double(), output, rtol=0, atol=1e-5)
         torch.testing.assert_close(found.double(), maps, rtol=0, atol=1e-5)
 
@@ -118,18 +121,19 @@ def test_captured_equals_an_explicit_softmax(adapted, inputs, checkpointing):
     expected = explicit(adapted, inputs)
     if checkpointing:
         adapted.enable_gradient_checkpointing()
-    assert_captured_equals_explicit(adapted, Capture(adapted, PATTERNS), inputs, expected)
+    assert_captured_equals_explicit(adapted, captures(adapted), inputs, expected)
 
 
 def test_the_lora_matters(adapted, inputs):
     """Otherwise the comparison above would prove nothing about hooks that miss the adapter."""
-    capture = Capture(adapted, ("*.to_q", "*.to_k"))
+    capture = AttentionCapture(adapted, PATTERNS)
     with capture.recording() as tuned:
         adapted(**inputs)
     adapted.disable_adapters()
     with capture.recording() as base:
         adapted(**inputs)
-    assert all((tuned[name] - base[name]).abs().max() > 1e-2 for name in capture.names)
+    for part in ("query", "key"):
+        assert all((getattr(tuned[n], part) - getattr(base[n], part)).abs().max() > 1e-2 for n in capture.names)
 
 
 @quiet_compiler
@@ -137,7 +141,7 @@ def test_the_lora_matters(adapted, inputs):
 def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd, adapter, adapted, inputs, backend):
     """One test, since compiling is what takes the time."""
     expected = explicit(adapted, inputs)
-    capture = Capture(adapted, PATTERNS)
+    capture = captures(adapted)
     adapted.compile(backend=backend)
     pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
     with torch.no_grad(), adapter.disabled(adapted):  # unrecorded: the flag must not be baked into the graph
@@ -146,30 +150,24 @@ def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd
         assert_captured_equals_explicit(adapted, capture, inputs, expected)
 
 
-def plugins(unet: UNet2DConditionModel) -> list[RepresentationStabilization | AttentionAlignment]:
-    both = [
-        RepresentationStabilization(weight=1.0, sites=["up_blocks.*.attn1"]),
-        AttentionAlignment(weight=1.0, sites=["up_blocks.*.attn2"], divergence="kl"),
-    ]
-    for plugin in both:
-        plugin.attach(unet)
-    return both
+TERMS = (
+    RepresentationStabilization(weight=1.0, sites=["up_blocks.*.attn1"]),
+    AttentionAlignment(weight=1.0, sites=["up_blocks.*.attn2"], divergence="kl"),
+)
 
 
-def gradients_of_the_terms(
-    unet: UNet2DConditionModel, inputs: dict[str, Tensor], capture: Capture, terms
-) -> list[Tensor]:
+def gradients_of_the_terms(unet: UNet2DConditionModel, inputs: dict[str, Tensor], captures: Captures) -> list[Tensor]:
     """Of `L_RS + L_AA` between student and frozen model, one for each LoRA weight."""
-    with capture.recording() as student:
+    with captures.recording() as student:
         prediction = unet(**inputs).sample
     unet.disable_adapters()
-    with torch.no_grad(), capture.recording() as frozen:
+    with torch.no_grad(), captures.recording() as frozen:
         reference = unet(**inputs).sample
     unet.enable_adapters()
     columns = torch.arange(32).expand(2, -1)
     step = DiffusionStep(
-        student=ModelPass(prediction, student),
-        reference=ModelPass(reference, frozen),
+        student=ModelPass(prediction, **student),
+        reference=ModelPass(reference, **frozen),
         target=torch.zeros_like(prediction),
         timesteps=inputs["timestep"],
         snr=torch.ones(2),
@@ -179,7 +177,7 @@ def gradients_of_the_terms(
         token_columns=TokenColumns(columns, columns),
     )
     trained = [p for p in unet.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(sum(term.loss(step).loss for term in terms), trained, allow_unused=True)
+    gradients = torch.autograd.grad(sum(term.loss(step).loss for term in TERMS), trained, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients, strict=True)]
 
 
@@ -188,16 +186,15 @@ def gradients_of_the_terms(
 def test_features_captured_within_a_wrapper_carry_the_same_gradient(adapted, inputs, wrapped):
     """Under reentrant checkpointing the captured features would have no gradient, and the terms would vanish."""
     twin = deepcopy(adapted)
-    terms = plugins(adapted)
-    sites = [site for term in terms for site in term.needs.sites]
-    plain = gradients_of_the_terms(adapted, inputs, Capture(adapted, sites), terms)
+    needs = TERMS[0].needs | TERMS[1].needs
+    plain = gradients_of_the_terms(adapted, inputs, Captures(adapted, needs))
     assert sum(bool(gradient.abs().max() > 0) for gradient in plain) > len(plain) / 2
-    capture = Capture(twin, sites)
+    captures = Captures(twin, needs)
     if wrapped == "checkpointing":
         twin.enable_gradient_checkpointing()
     else:
         twin.compile(backend="aot_eager")
-    for one, other in zip(plain, gradients_of_the_terms(twin, inputs, capture, terms), strict=True):
+    for one, other in zip(plain, gradients_of_the_terms(twin, inputs, captures), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
 
 
