@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from callbacks.regularizers.attention_alignment import AttentionAlignment
 from callbacks.regularizers.representation_stabilization import RepresentationStabilization
@@ -122,6 +123,117 @@ def test_captured_equals_an_explicit_softmax(adapted, inputs, checkpointing):
     if checkpointing:
         adapted.enable_gradient_checkpointing()
     assert_captured_equals_explicit(adapted, captures(adapted), inputs, expected)
+
+
+class Attending(nn.Module):
+    """Attention that calls the fused one as often as it is told, with what it is told."""
+
+    num_heads = 1
+
+    def __init__(self, calls: int = 1, **settings: object) -> None:
+        super().__init__()
+        self.calls, self.settings = calls, settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.calls):
+            x = F.scaled_dot_product_attention(x, 2 * x, x, **self.settings)
+        return x
+
+
+QUERIES = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_two_captures_of_one_module_each_record_its_call_once():
+    model = nn.Sequential(Attending(), Attending(scale=0.25))
+    one, other = AttentionCapture(model, ["*"]), AttentionCapture(model, ["0"])
+    with one.recording() as first, other.recording() as second:
+        model(QUERIES)
+    assert first.keys() == {"0", "1"} and second.keys() == {"0"}
+    for record in (first["0"], second["0"]):
+        assert record.query is QUERIES and torch.equal(record.key, 2 * QUERIES) and record.scale == 0.5
+    assert first["1"].scale == 0.25 and not torch.equal(first["1"].query, QUERIES)
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_the_functions_mode_is_open_in_matched_modules_only_and_only_while_recording():
+    """Nobody pays who does not ask."""
+    depths: list[int] = []
+    model = nn.Sequential(nn.Identity(), Attending(), nn.Identity())
+    for module in model:
+        module.register_forward_pre_hook(
+            lambda *_: depths.append(len(torch.overrides._get_current_function_mode_stack()))
+        )
+        module.forward = lambda x, forward=module.forward: (
+            depths.append(len(torch.overrides._get_current_function_mode_stack())) or forward(x)
+        )
+    capture = AttentionCapture(model, ["1"])
+    model(QUERIES)
+    assert depths == [0] * 6
+    depths.clear()
+    with capture.recording():
+        model(QUERIES)
+    assert depths == [0, 0, 0, 1, 0, 0]
+    unasked = nn.Sequential(Attending())
+    with AttentionCapture(unasked, []).recording() as captured:
+        unasked(QUERIES)
+    assert captured == {} and not (unasked[0]._forward_pre_hooks or unasked[0]._forward_hooks)
+
+
+def test_an_error_within_leaves_no_mode_open():
+    model = nn.Sequential(Attending(), Attending())
+    captures = AttentionCapture(model, ["0"]), AttentionCapture(model, ["0", "1"])
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        model[0].forward = lambda x, error=error: (_ for _ in ()).throw(error)
+        with pytest.raises(error), captures[0].recording(), captures[1].recording():
+            model(QUERIES)
+        assert not torch.overrides._get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_refuses_a_site_that_does_not_attend_exactly_once(calls):
+    model = nn.Sequential(Attending(), Attending(calls))
+    with (
+        pytest.raises(RuntimeError, match=rf"^1 called scaled_dot_product_attention {calls} times"),
+        AttentionCapture(model, ["*"]).recording(),
+    ):
+        model(QUERIES)
+
+
+@pytest.mark.parametrize("settings", [{"is_causal": True}, {"attn_mask": torch.zeros(3, 3)}])
+def test_refuses_attention_whose_map_is_not_of_query_and_key_alone(settings):
+    model = nn.Sequential(Attending(**settings))
+    with pytest.raises(ValueError, match=r"0 masks its attention"), AttentionCapture(model, ["0"]).recording():
+        model(QUERIES)
+
+
+def test_refuses_a_site_that_is_no_attention():
+    with pytest.raises(ValueError, match="0 is a Linear, no attention with heads"):
+        AttentionCapture(nn.Sequential(nn.Linear(2, 2)), ["0"])
+
+
+def test_a_family_says_which_keys_are_text_and_which_queries_picture():
+    model = nn.Sequential(Attending(), Attending())
+    capture = AttentionCapture(
+        model, ["text"], {"text": ("*",)},
+        text_columns=lambda site: slice(int(site), 2), image_rows=lambda site: slice(2, None),
+    )  # fmt: skip
+    with capture.recording() as captured:
+        model(QUERIES)
+    assert [record.text_columns for record in captured.at(["text"]).values()] == [slice(0, 2), slice(1, 2)]
+    assert all(record.image_rows == slice(2, None) and record.is_joint for record in captured.values())
+
+
+@pytest.mark.parametrize("pattern", ["text", "up_blocks.*.attn2"])
+def test_attention_under_autocast_is_softmaxed_in_float32(adapted, inputs, pattern):
+    capture = AttentionCapture(adapted, [pattern], {"text": ("up_blocks.*.attn2",)})
+    with torch.autocast("cpu", torch.bfloat16), capture.recording() as captured:
+        adapted(**inputs)
+        record = next(iter(captured.at([pattern]).values()), None)
+        assert record is None, "filled on leaving"
+    for record in captured.at([pattern]).values():
+        maps = attention_maps(record.query, record.key, scale=record.scale)
+        assert record.query.dtype == torch.bfloat16 and maps.dtype == torch.float32
+        torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
 
 
 def test_the_lora_matters(adapted, inputs):

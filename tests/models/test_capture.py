@@ -125,6 +125,6 @@ def test_a_plug_in_finds_its_sites_as_it_named_them(model):
     assert list(captured.at(["text"])) == ["up.0.attn2", "up.2.attn2"]
     assert list(captured.at(["up.*.attn1[last]", "up.0.*"])) == ["up.0.attn1", "up.0.attn2", "up.2.attn1"]
     assert captured.at(["text"])["up.2.attn2"] is captured["up.2.attn2"]
-    with pytest.raises(KeyError, match="up.2.attn2"):  # nobody asked for it by this name
+    with pytest.raises(KeyError, match=r"up\.2\.attn2"):  # nobody asked for it by this name
         captured.at(["up.2.attn2"])
     assert Captured().at([]) == {}

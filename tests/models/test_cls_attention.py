@@ -232,7 +232,9 @@ def test_refuses_a_site(site, message):
 
 
 def test_refuses_unfused_attention():
-    with pytest.raises(ValueError, match="blocks.0.attn attends without scaled_dot_product_attention.*TIMM_FUSED_ATTN"):
+    with pytest.raises(
+        ValueError, match=r"blocks.0.attn attends without scaled_dot_product_attention.*TIMM_FUSED_ATTN"
+    ):
         ClsAttentionCapture(build(fused=False), ["blocks.0.attn"])
 
 

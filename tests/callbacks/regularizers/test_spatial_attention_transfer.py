@@ -106,7 +106,7 @@ def test_all_rows_of_two_models_against_the_whole_products(pattern):
     for model in models:
         inputs = {}
         for name, block in model.blocks.named_children():
-            block.attn.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+            block.attn.register_forward_pre_hook(lambda _, args, name=name, to=inputs: to.update({name: args[0]}))
         captures = Captures(model, term.needs)
         with torch.no_grad(), captures.recording() as recorded:
             model(pictures)
