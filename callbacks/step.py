@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from models.attention import AttentionRecord
+from models.capture import Captured
 from models.columns import TokenColumns
 from models.noise_process import NoiseProcess
 
@@ -15,18 +17,20 @@ class Needs:
 
     Args:
         reference: the frozen model's pass on the same input.
-        sites: names of submodules whose outputs are captured in every pass, as glob patterns ("up_blocks.*.attn1");
-            each must match at least one submodule.
+        sites: submodules whose outputs are captured in every pass: symbolic names of the family's ("decoder_self") or
+            glob patterns ("up_blocks.*.attn1"), of which one that ends in "[last]" takes the last match only
+            ("blocks.*.attn[last]"); each must match at least one submodule.
+        attention: attention modules whose query and key are captured, named likewise ("text", "up_blocks.*.attn2").
         token_columns: which columns of student's and frozen model's cross-attention stand for the same words.
         class_images: this many pictures of the bare class, drawn by the pretrained model, in every batch's second half.
-        cls_logits: names of a ViT's self-attention modules whose [CLS] rows are captured, as glob patterns
-            ("blocks.*.attn"); one that ends in "[last]" takes the last match only ("blocks.*.attn[last]").
+        cls_logits: a ViT's self-attention modules whose [CLS] rows are captured, named likewise ("blocks.*.attn").
         weights: the backbone's weights beside the pretrained ones.
         mixing: pictures that are mixed from two.
     """
 
     reference: bool = False
     sites: frozenset[str] = frozenset()
+    attention: frozenset[str] = frozenset()
     token_columns: bool = False
     class_images: int = 0
     cls_logits: frozenset[str] = frozenset()
@@ -37,6 +41,7 @@ class Needs:
         return Needs(
             reference=self.reference or other.reference,
             sites=self.sites | other.sites,
+            attention=self.attention | other.attention,
             token_columns=self.token_columns or other.token_columns,
             class_images=max(self.class_images, other.class_images),
             cls_logits=self.cls_logits | other.cls_logits,
@@ -47,10 +52,21 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class ModelPass:
-    """One forward: the model's output `[rows, …]`, and the outputs of the captured submodules by full name."""
+    """One forward: the model's output `[rows, …]`, and what was captured, by the submodules' full names.
+
+    Each of the three mappings has `at(sites)`, which takes the sites as a plug-in's `Needs` names them.
+
+    Args:
+        captured: outputs of `Needs.sites`.
+        attention: query and key of `Needs.attention`.
+        cls_logits: `[B, heads, N]` of `Needs.cls_logits`, before the softmax; `N` counts the prefix tokens, [CLS]
+            first.
+    """
 
     prediction: Tensor
-    captured: Mapping[str, Tensor] = field(default_factory=dict)
+    captured: Captured[Tensor] = field(default_factory=Captured)
+    attention: Captured[AttentionRecord] = field(default_factory=Captured)
+    cls_logits: Captured[Tensor] = field(default_factory=Captured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +139,7 @@ class ClassificationStep:
     """Everything that one training step of a classifier knows, `B` rows.
 
     Args:
-        student: its prediction are the logits `[B, classes]`; its captured [CLS] rows are `[B, heads, N]`, by the
-            attention's name, and `N` counts the prefix tokens, [CLS] first.
+        student: its prediction are the logits `[B, classes]`.
         reference: the pretrained model's pass on the same pictures; its prediction are its tokens `[B, N, D]`.
         labels: int64 `[B]`.
         num_prefix_tokens: how many of the tokens are no patches.

@@ -1,7 +1,7 @@
 """`ClassificationModule`: one student pass and at most one pass of the source a step, for every way to tune a ViT."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,14 +12,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, ModelPass, Weights
+from lightning_modules.captures import Captures
 from lightning_modules.mixing import Mix
 from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
-from models.attention import ClsAttentionCapture
-from models.capture import Capture
 from models.vit import VisionTransformer, parameter_groups
-
-Captures = Sequence[Capture | ClsAttentionCapture]
 
 
 class ClassificationModule(RegularizedModule):
@@ -43,7 +40,7 @@ class ClassificationModule(RegularizedModule):
 
     kind = "classification"
     step_type: ClassVar[type] = ClassificationStep
-    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "cls_logits", "weights", "mixing"})
+    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "attention", "cls_logits", "weights", "mixing"})
 
     def __init__(
         self,
@@ -110,12 +107,9 @@ class ClassificationModule(RegularizedModule):
 
     def register_captures(self) -> None:
         """Hooks for what plug-ins ask of a pass; of the [CLS] rows the source's are `source_rows` alone."""
-        self._captures = self._source_captures = self._captures_of(self.vit, self.needs.cls_logits)
+        self._captures = self._source_captures = Captures(self.vit, self.needs)
         if self.source is not self.vit and self.needs.reference:
-            self._source_captures = self._captures_of(self.source, self.source_rows)
-
-    def _captures_of(self, model: nn.Module, cls_logits: frozenset[str]) -> Captures:
-        return Capture(model, self.needs.sites), ClsAttentionCapture(model, cls_logits)
+            self._source_captures = Captures(self.source, replace(self.needs, cls_logits=self.source_rows))
 
     def on_fit_start(self) -> None:
         self.train()  # Lightning warns of a frozen twin in eval mode
@@ -129,10 +123,10 @@ class ClassificationModule(RegularizedModule):
         mixing = None
         if self.mixing is not None:
             pictures, mixing = self.mixing(pictures, batch["position"], seed=self.seed)
-        with recording(self._captures) as captured:
+        with self._captures.recording() as recorded:
             logits = self.vit(pictures)
         return ClassificationStep(
-            student=ModelPass(logits, captured),
+            student=ModelPass(logits, **recorded),
             reference=self.reference_pass(pictures) if self.needs.reference else None,
             labels=labels,
             num_prefix_tokens=self.model.num_prefix_tokens,
@@ -146,9 +140,9 @@ class ClassificationModule(RegularizedModule):
 
     @torch.no_grad()
     def _source_pass(self, pictures: Tensor, captures: Captures) -> ModelPass:
-        with self.adapter.disabled(), recording(captures) as captured:
+        with self.adapter.disabled(), captures.recording() as recorded:
             tokens = self._source_features(pictures)
-        return ModelPass(tokens, captured)
+        return ModelPass(tokens, **recorded)
 
     def _paired_weights(self) -> Weights:
         """Raises:
@@ -187,14 +181,3 @@ class ClassificationModule(RegularizedModule):
     def save(self, run_dir: Path) -> Path:
         """Writes what was trained, and returns the folder."""
         return self.adapter.save(self.model, run_dir)
-
-
-@contextmanager
-def recording(captures: Captures) -> Iterator[dict[str, Tensor]]:
-    """Context in which a forward fills the yielded dict, on leaving, with what all of `captures` record."""
-    captured: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        parts = [stack.enter_context(each.recording()) for each in captures]
-        yield captured
-    for part in parts:
-        captured |= part

@@ -18,10 +18,10 @@ from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.stream import epoch_order
 from datamodules.subject import PromptPair, Subject
+from lightning_modules.captures import Captures
 from lightning_modules.paired_validation import PairedValidation
 from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
-from models.capture import Capture
 from models.columns import TokenColumns, subject_columns
 from models.family import Condition, DiffusionFamily
 from models.tokens.rows import LivePrompts, TokenRows, save_rows, warn_of_common_identifier
@@ -76,15 +76,15 @@ class DiffusionModule(RegularizedModule):
         for plugin in self.regularizers.values():
             plugin.attach(self.denoiser)
         self.augmenting = self._augmenting_plugin()
-        self._capture = Capture(self.denoiser, self.needs.sites)
+        self._captures = self._captures_of(self.denoiser)
         shared = self.frozen_denoiser is self.denoiser
-        self._frozen_capture = self._capture if shared else Capture(self.frozen_denoiser, self.needs.sites)
+        self._frozen_captures = self._captures if shared else self._captures_of(self.frozen_denoiser)
         if model.compile:
             self.denoiser.compile()
 
     kind: ClassVar[str] = "personalisation"
     step_type: ClassVar[type] = DiffusionStep
-    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "token_columns", "class_images"})
+    serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "attention", "token_columns", "class_images"})
 
     augments: ClassVar[bool] = False
     """Whether this module can augment pictures before they are encoded."""
@@ -194,7 +194,7 @@ class DiffusionModule(RegularizedModule):
 
         process, on_device = self.model.noise_process, self.send(t)
         noisy, target = process.noisy(latents, noise, on_device), process.target(latents, noise, on_device)
-        student = self._forward(self.denoiser, self._capture, noisy, on_device, condition)
+        student = self._forward(self.denoiser, self._captures, noisy, on_device, condition)
         reference = None
         if self.needs.reference:
             needed = slice(len(index))
@@ -233,7 +233,7 @@ class DiffusionModule(RegularizedModule):
     def reference_pass(self, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
         with self.adapter.disabled():
-            return self._forward(self.frozen_denoiser, self._frozen_capture, noisy, t, condition)
+            return self._forward(self.frozen_denoiser, self._frozen_captures, noisy, t, condition)
 
     @contextmanager
     def frozen_pipeline(self) -> Iterator[Any]:
@@ -241,10 +241,15 @@ class DiffusionModule(RegularizedModule):
         with self.adapter.disabled(), self.model.drawing_with(self.frozen_denoiser) as pipeline:
             yield pipeline
 
-    def _forward(self, denoiser: Any, capture: Capture, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
-        with capture.recording() as captured:
+    def _captures_of(self, denoiser: Any) -> Captures:
+        model = self.model
+        slices = {"text_columns": model.text_columns, "image_rows": model.image_rows}
+        return Captures(denoiser, self.needs, model.sites, **slices)
+
+    def _forward(self, denoiser: Any, captures: Captures, noisy: Tensor, t: Tensor, condition: Condition) -> ModelPass:
+        with captures.recording() as recorded:
             prediction = self.model.denoise(denoiser, noisy, t, condition)
-        return ModelPass(prediction, captured)
+        return ModelPass(prediction, **recorded)
 
     def _draw_times(self, positions: Tensor) -> Tensor:
         streams = [DrawStream.TIMESTEP] + [DrawStream.CLASS_TIMESTEP] * bool(self.needs.class_images)
@@ -279,7 +284,7 @@ class DiffusionModule(RegularizedModule):
         rows = self._validation.rows(index, bins)
         process = self.model.noise_process
         noisy, target = (of(rows.latents, rows.noise, rows.t) for of in (process.noisy, process.target))
-        student = self._forward(self.denoiser, self._capture, noisy, rows.t, rows.student_condition)
+        student = self._forward(self.denoiser, self._captures, noisy, rows.t, rows.student_condition)
         reference = self.reference_pass(noisy, rows.t, rows.reference_condition)
         self._validation.add(index, bins, student=student.prediction, reference=reference.prediction, target=target)
         return ValidatedRows(noisy, rows.t, student.prediction, reference.prediction)

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from callbacks.regularizers.spatial_attention_transfer import attention_transfer_loss
-from lightning_modules.classification import Captures, ClassificationModule, recording
+from callbacks.step import Needs
+from lightning_modules.captures import Captures
+from lightning_modules.classification import ClassificationModule
 from models.adapters import Adapter
-from models.attention import ClsAttentionCapture
 
-BLOCKS = "blocks.*.attn"
-"""The self-attention of each of timm's transformer blocks."""
+BLOCKS = Needs(cls_logits=frozenset({"blocks.*.attn"}))
+"""The [CLS] rows of each of timm's transformer blocks."""
 
 
 class GTAViTModule(ClassificationModule):
@@ -24,9 +25,6 @@ class GTAViTModule(ClassificationModule):
     Raises:
         ValueError: the adapter trains the head alone, under which student and source look alike to the end.
     """
-
-    _looks: Captures = ()
-    _source_looks: Captures = ()
 
     @property
     def source_rows(self) -> frozenset[str]:
@@ -44,15 +42,16 @@ class GTAViTModule(ClassificationModule):
         """The base's, and every block of both where a validation looks at them."""
         super().register_captures()
         if self.trainer.datamodule.data.validation:  # type: ignore[attr-defined]
-            self._looks = self._source_looks = [ClsAttentionCapture(self.vit, [BLOCKS])]
+            self._looks = self._source_looks = Captures(self.vit, BLOCKS)
             if self.source is not self.vit:
-                self._source_looks = [ClsAttentionCapture(self.source, [BLOCKS])]
+                self._source_looks = Captures(self.source, BLOCKS)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The base's, and the source's pass on the same pictures."""
-        with recording(self._looks) as student:
+        with self._looks.recording() as looked:
             super().validation_step(batch, batch_idx)
-        source = self._source_pass(self.model.normalize(batch["pictures"]), self._source_looks).captured
+        source = self._source_pass(self.model.normalize(batch["pictures"]), self._source_looks).cls_logits
+        student = looked["cls_logits"]
         drifts = {
             f"validation/attention_divergence/block_{number:02d}": attention_divergence(
                 student[name], source[name], num_prefix_tokens=self.model.num_prefix_tokens

@@ -194,6 +194,14 @@ class DiffusionFamily(PipelineWeights, ABC):
     def token_ids(self, text: str) -> list[int]:
         """Ids of `text` in the first encoder, without start and end, learned tokens of several vectors spelt out."""
 
+    def text_columns(self, site: str) -> slice:
+        """Which keys of the attention `site` are the prompt's: all, in cross-attention."""
+        return slice(None)
+
+    def image_rows(self, site: str) -> slice:
+        """Which queries of the attention `site` are the picture's: all, in cross-attention."""
+        return slice(None)
+
     @property
     def num_text_columns(self) -> int:
         """How many columns of the attention are text."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from callbacks.step import ClassificationStep, DiffusionStep, ModelPass
+from models.capture import Captured
 
 
 def diffusion_step(
@@ -16,9 +17,16 @@ def diffusion_step(
     target: Tensor | None = None,
     captured: Mapping[str, Tensor] | None = None,
     reference_captured: Mapping[str, Tensor] | None = None,
+    recorded: Mapping[str, Captured[Any]] | None = None,
+    reference_recorded: Mapping[str, Captured[Any]] | None = None,
     **fields: Any,
 ) -> DiffusionStep:
-    """A step whose every row is the subject's, at t = 0 with target 0, unless said otherwise."""
+    """A step whose every row is the subject's, at t = 0 with target 0, unless said otherwise.
+
+    Args:
+        captured, reference_captured: outputs, where a plug-in reads them by full name.
+        recorded, reference_recorded: further fields of the two `ModelPass`es.
+    """
     rows = len(prediction)
     fields = {
         "timesteps": torch.zeros(rows, dtype=torch.int64),
@@ -28,9 +36,9 @@ def diffusion_step(
         "num_instance": rows,
     } | fields
     if reference is not None:
-        fields["reference"] = ModelPass(reference, reference_captured or {})
+        fields["reference"] = _forward(reference, reference_captured, reference_recorded)
     return DiffusionStep(
-        student=ModelPass(prediction, captured or {}),
+        student=_forward(prediction, captured, recorded),
         target=torch.zeros_like(prediction) if target is None else target,
         **{"reference": None} | fields,
     )
@@ -55,10 +63,23 @@ def classification_step(
     *,
     captured: Mapping[str, Tensor] | None = None,
     reference_captured: Mapping[str, Tensor] | None = None,
+    recorded: Mapping[str, Captured[Any]] | None = None,
+    reference_recorded: Mapping[str, Captured[Any]] | None = None,
     **fields: Any,
 ) -> ClassificationStep:
-    """A step of unmixed pictures with one prefix token, all of class 0, unless said otherwise."""
+    """A step of unmixed pictures with one prefix token, all of class 0, unless said otherwise.
+
+    Args:
+        captured, reference_captured: outputs, where a plug-in reads them by full name.
+        recorded, reference_recorded: further fields of the two `ModelPass`es.
+    """
     fields = {"labels": torch.zeros(len(logits), dtype=torch.int64), "num_prefix_tokens": 1, "reference": None} | fields
-    if reference_captured is not None:
-        fields["reference"] = ModelPass(torch.zeros(len(logits), 1, 1), reference_captured)
-    return ClassificationStep(student=ModelPass(logits, captured or {}), **fields)
+    if reference_captured is not None or reference_recorded is not None:
+        fields["reference"] = _forward(torch.zeros(len(logits), 1, 1), reference_captured, reference_recorded)
+    return ClassificationStep(student=_forward(logits, captured, recorded), **fields)
+
+
+def _forward(
+    prediction: Tensor, captured: Mapping[str, Tensor] | None, recorded: Mapping[str, Captured[Any]] | None
+) -> ModelPass:
+    return ModelPass(prediction, **{"captured": Captured(captured)} | dict(recorded or {}))

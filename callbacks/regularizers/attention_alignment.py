@@ -3,12 +3,12 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, Needs, TermOutput
-from models.attention import attention_maps
-from models.capture import matching_submodules
+from models.attention import AttentionRecord, attention_maps, grouped_attention
+from models.columns import TokenColumns
 
 
 def merge_columns(maps: Tensor, groups: Tensor) -> Tensor:
@@ -19,6 +19,25 @@ def merge_columns(maps: Tensor, groups: Tensor) -> Tensor:
         groups: int64 `[rows, tokens]`, see `TokenColumns`; groups that do not occur come out as 0.
     """
     return torch.zeros_like(maps).scatter_add_(-1, groups[:, None, None].expand_as(maps), maps)
+
+
+def word_attention(record: AttentionRecord, groups: Tensor, *, num_groups: int | None) -> Tensor:
+    """Each picture query's attention to each word, `[rows, heads, queries, groups]`; the sum of each row is 1.
+
+    In joint attention the picture's own keys stand in the same softmax; they are one group more, the last.
+
+    Args:
+        record: of the rows that `groups` has, and of more behind them.
+        groups: int64 `[rows, text columns]`, see `TokenColumns`.
+        num_groups: how many there are at most; None where no other keys than the prompt's are attended to, and a group
+            that does not occur comes out as 0.
+    """
+    query, key = record.query[: len(groups), :, record.image_rows], record.key[: len(groups)]
+    if num_groups is None:
+        return merge_columns(attention_maps(query, key, scale=record.scale), groups)
+    of_keys = groups.new_full((len(groups), key.shape[2]), num_groups)
+    of_keys[:, record.text_columns] = groups
+    return grouped_attention(query, key, of_keys, num_groups=num_groups + 1, scale=record.scale)
 
 
 def attention_alignment_loss(student: Tensor, reference: Tensor, *, divergence: str) -> Tensor:
@@ -42,8 +61,8 @@ class AttentionAlignment(Regularizer):
 
     Args:
         weight: `λ_attn`; not stated in the sources.
-        sites: glob patterns of the cross-attention modules, "up_blocks.*.attn2"; the layer list is not stated in the
-            sources.
+        sites: the attention modules, cross or joint, by the family's symbolic names ("text") or by glob patterns; the
+            layer list is not stated in the sources.
         divergence: "mse" or "kl".
     """
 
@@ -54,32 +73,26 @@ class AttentionAlignment(Regularizer):
         if divergence not in ("mse", "kl"):
             raise ValueError(f"attention_alignment.divergence={divergence!r}: choose mse or kl")
         self.divergence = divergence
-        self._patterns = sites
-        projections = frozenset(f"{site}.{projection}" for site in sites for projection in ("to_q", "to_k"))
-        self.needs = Needs(reference=True, sites=projections, token_columns=True)
-        self._sites: dict[str, tuple[int, float]] = {}
-
-    def attach(self, model: nn.Module) -> None:
-        for name in matching_submodules(model, self._patterns):
-            attention = model.get_submodule(name)
-            self._sites[name] = (attention.heads, attention.scale)  # type: ignore[assignment]
+        self.needs = Needs(reference=True, attention=frozenset(sites), token_columns=True)
 
     def loss(self, step: DiffusionStep) -> TermOutput:
         assert step.reference is not None and step.token_columns is not None
-        rows = step.num_instance
-        losses = []
-        for site, (heads, scale) in self._sites.items():
-            student, reference = (
-                attention_maps(
-                    captured[f"{site}.to_q"][:rows], captured[f"{site}.to_k"][:rows], heads=heads, scale=scale
-                )
-                for captured in (step.student.captured, step.reference.captured)
+        columns = step.token_columns
+        references = step.reference.attention.at(self.needs.attention)
+        students = step.student.attention.at(self.needs.attention)
+        is_joint = any(record.is_joint for record in students.values())
+        num_groups = _num_groups(columns) if is_joint else None
+        losses = [
+            attention_alignment_loss(
+                word_attention(student, columns.student, num_groups=num_groups),
+                word_attention(references[site], columns.reference, num_groups=num_groups),
+                divergence=self.divergence,
             )
-            losses.append(
-                attention_alignment_loss(
-                    merge_columns(student, step.token_columns.student),
-                    merge_columns(reference, step.token_columns.reference),
-                    divergence=self.divergence,
-                )
-            )
+            for site, student in students.items()
+        ]
         return TermOutput(torch.stack(losses).mean())
+
+
+def _num_groups(columns: TokenColumns) -> int:
+    """One number is read back from the device, once a step: a width of all text columns would take their memory."""
+    return int(torch.cat([columns.student, columns.reference], 1).max()) + 1

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, Needs, TermOutput
-from models.capture import matching_submodules
 
 
 def channel_statistics_loss(student: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,8 +34,8 @@ class RepresentationStabilization(Regularizer):
 
     Args:
         weight: `λ_dist`; not stated in the sources.
-        sites: glob patterns of the submodules whose outputs `[rows, tokens, channels]` are compared. APT's figure shows
-            the output of self-attention in the UNet's decoder half, "up_blocks.*.attn1".
+        sites: submodules whose outputs `[rows, tokens, channels]` are compared, by the family's symbolic names or by
+            glob patterns. APT's figure shows the output of self-attention in the UNet's decoder half, "decoder_self".
     """
 
     step_type: ClassVar[type] = DiffusionStep
@@ -44,18 +43,13 @@ class RepresentationStabilization(Regularizer):
     def __init__(self, *, weight: float, sites: list[str]) -> None:
         super().__init__(weight=weight)
         self.needs = Needs(reference=True, sites=frozenset(sites))
-        self._matched: list[str] = []
-
-    def attach(self, model: torch.nn.Module) -> None:
-        self._matched = matching_submodules(model, self.needs.sites)
 
     def loss(self, step: DiffusionStep) -> TermOutput:
         assert step.reference is not None
+        references = step.reference.captured.at(self.needs.sites)
         terms = [
-            torch.stack(
-                channel_statistics_loss(step.student.captured[site][: step.num_instance], step.reference.captured[site])
-            )
-            for site in self._matched
+            torch.stack(channel_statistics_loss(student[: step.num_instance], references[site]))
+            for site, student in step.student.captured.at(self.needs.sites).items()
         ]
         mean, std = torch.stack(terms).mean(0)
         return TermOutput(mean + std, {"mean": mean.detach(), "std": std.detach()})

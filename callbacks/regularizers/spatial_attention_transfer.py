@@ -3,12 +3,11 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, ModelPass, Needs, TermOutput
-from models.attention import LAST, matching_attention
 
 DIVERGENCES = ("mse", "softmax_mse", "kl")
 
@@ -90,22 +89,17 @@ class SpatialAttentionTransfer(Regularizer):
         if not sites:
             raise ValueError('spatial_attention_transfer.sites=[]: name a layer, as in ["blocks.*.attn"]')
         self.include_cls, self.center, self.divergence, self.rows = include_cls, center, divergence, rows
-        self._patterns = list(sites)
-        if rows == "cls":
-            self.needs = Needs(reference=True, cls_logits=frozenset(sites))
-        else:  # plain globs: where only the last layer is asked for, the others are captured and not read
-            norms = (f"{site.removesuffix(LAST)}.{norm}" for site in sites for norm in ("q_norm", "k_norm"))
-            self.needs = Needs(reference=True, sites=frozenset(norms))
-        self._scales: dict[str, float] = {}
-
-    def attach(self, model: nn.Module) -> None:
-        names = matching_attention(model, self._patterns)
-        self._scales = {name: float(model.get_submodule(name).scale) for name in names}  # type: ignore[arg-type]
+        asked = frozenset(sites)
+        self.needs = (
+            Needs(reference=True, cls_logits=asked) if rows == "cls" else Needs(reference=True, attention=asked)
+        )
 
     def loss(self, step: ClassificationStep) -> TermOutput:
         assert step.reference is not None
         # The [CLS] rows of all layers at once; all rows layer by layer, which take memory.
-        groups = [list(self._scales)] if self.rows == "cls" else [[name] for name in self._scales]
+        captured = step.student.cls_logits if self.rows == "cls" else step.student.attention
+        names = list(captured.at(self.needs.cls_logits | self.needs.attention))
+        groups = [names] if self.rows == "cls" else [[name] for name in names]
         losses = [
             attention_transfer_loss(
                 *(
@@ -123,6 +117,6 @@ class SpatialAttentionTransfer(Regularizer):
 
     def _logits(self, forward: ModelPass, name: str, num_prefix_tokens: int) -> Tensor:
         if self.rows == "cls":
-            return forward.captured[name]
-        query, key = (forward.captured[f"{name}.{norm}"] for norm in ("q_norm", "k_norm"))
-        return patch_and_cls_rows(query, key, scale=self._scales[name], num_prefix_tokens=num_prefix_tokens)
+            return forward.cls_logits[name]
+        record = forward.attention[name]
+        return patch_and_cls_rows(record.query, record.key, scale=record.scale, num_prefix_tokens=num_prefix_tokens)

@@ -1,11 +1,10 @@
 """TransMix (arXiv:2111.09833): a mixed picture's labels count by how much [CLS] attends to each of its two parts."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.regularizers.cross_entropy import CrossEntropy
 from callbacks.step import ClassificationStep, Needs
-from models.attention import matching_attention
 
 
 def attended_share(logits: Tensor, mask: Tensor, *, num_prefix_tokens: int) -> Tensor:
@@ -54,23 +53,19 @@ class TransMix(CrossEntropy):
         site: pattern of one attention module; the paper's is the last, "blocks.*.attn[last]".
 
     Raises:
-        ValueError: from `attach`, `site` matches several modules.
+        ValueError: in the first step, `site` matches several modules.
     """
 
     def __init__(self, *, weight: float, label_smoothing: float, site: str) -> None:
         super().__init__(weight=weight, label_smoothing=label_smoothing)
         self.site = site
         self.needs = Needs(mixing=True, cls_logits=frozenset({site}))
-        self._name = ""
-
-    def attach(self, model: nn.Module) -> None:
-        names = matching_attention(model, [self.site])
-        if len(names) > 1:
-            raise ValueError(f'transmix.site="{self.site}": matches {len(names)} modules; end it with "[last]"')
-        self._name = names[0]
 
     def share(self, step: ClassificationStep) -> Tensor:
         assert step.mixing is not None
-        logits = step.student.captured[self._name].detach()
-        attended = attended_share(logits, step.mixing.mask, num_prefix_tokens=step.num_prefix_tokens)
+        captured = step.student.cls_logits.at(self.needs.cls_logits)
+        if len(captured) > 1:
+            raise ValueError(f'transmix.site="{self.site}": matches {len(captured)} modules; end it with "[last]"')
+        (logits,) = captured.values()
+        attended = attended_share(logits.detach(), step.mixing.mask, num_prefix_tokens=step.num_prefix_tokens)
         return (super().share(step) + attended) / 2

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -16,8 +15,8 @@ from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.subject import PromptPair
 from datamodules.subject_datamodule import square_tensor
-from models.attention import attention_maps
-from models.capture import Capture, matching_submodules
+from models.attention import AttentionCapture, AttentionRecord, attention_maps
+from models.capture import matching_submodules, resolve_sites
 from models.family import DiffusionFamily
 from report.attention import heat_overlay
 from report.grid import tile
@@ -31,7 +30,8 @@ class TokenAttention:
     prompt with the identifier, the base model the class word. Mean over heads, layers and timesteps.
 
     Args:
-        sites: glob patterns of the cross-attention modules, "up_blocks.*.attn2".
+        sites: the cross-attention modules, by the family's symbolic names ("text") or by glob patterns
+            ("up_blocks.*.attn2").
         num_timesteps: noise levels, in the middle of so many equal parts of the schedule.
     """
 
@@ -44,7 +44,8 @@ class TokenAttention:
         """Raises:
         ValueError: a pattern that matches nothing, named.
         """
-        matching_submodules(model.denoiser, self.sites)
+        for patterns in resolve_sites(self.sites, model.sites).values():
+            matching_submodules(model.denoiser, patterns)
 
     def __call__(
         self,
@@ -81,23 +82,24 @@ class TokenAttention:
         moments = model.encode_pictures(square_tensor(picture, model.resolution)[None])
         latents = model.latents(moments, torch.zeros_like(moments.chunk(2, dim=1)[0]))
         noise = draws.normal(seed, DrawStream.VALIDATION_NOISE, torch.zeros(1, dtype=torch.long), latents.shape[1:])
-        times = (torch.arange(self.num_timesteps) + 0.5) / self.num_timesteps
         condition, denoiser = model.encode_prompts([prompt]), model.network
-        names = matching_submodules(denoiser, self.sites)
-        capture = Capture(denoiser, [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")])
-        per_step = []
+        times = (torch.arange(self.num_timesteps) + 0.5) / self.num_timesteps
+        capture = AttentionCapture(
+            denoiser, self.sites, model.sites, text_columns=model.text_columns, image_rows=model.image_rows
+        )
+        maps: list[Tensor] = []
         for t in times.to(latents.device).split(1):
             noisy = model.noise_process.noisy(latents, noise.to(latents), t)
             with capture.recording() as captured:
                 model.denoise(denoiser, noisy, t, condition)
-            per_step.append([_layer_maps(denoiser, name, captured) for name in names])
-        return mean_maps([maps for layers in per_step for maps in layers]).cpu()
+            maps += [_picture_to_text(record) for record in captured.values()]
+        return mean_maps(maps).cpu()
 
 
-def _layer_maps(denoiser: Any, name: str, captured: dict[str, Tensor]) -> Tensor:
-    layer = denoiser.get_submodule(name)
-    query, key = captured[f"{name}.to_q"], captured[f"{name}.to_k"]
-    return attention_maps(query, key, heads=layer.heads, scale=layer.scale)[0]
+def _picture_to_text(record: AttentionRecord) -> Tensor:
+    """The first row's map `[heads, queries, tokens]`, of the picture's queries and the prompt's keys."""
+    query = record.query[:1, :, record.image_rows]
+    return attention_maps(query, record.key[:1], scale=record.scale)[0, ..., record.text_columns]
 
 
 def mean_maps(maps: Sequence[Tensor]) -> Tensor:

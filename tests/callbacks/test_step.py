@@ -66,7 +66,7 @@ def test_prior_preservation_is_one_forward_over_both_kinds_of_rows(calls, monkey
 def test_apt_adds_one_frozen_forward(calls, monkeypatch, tiny_sd, tmp_path):
     train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=apt_dreambooth", steps=STEPS)
     assert per_step(calls) == [(2, False), (2, True)]
-    assert {name.rpartition(".")[2] for name in calls[0].hooks} == {"attn1", "to_q", "to_k"}
+    assert {name.rpartition(".")[2] for name in calls[0].hooks} == {"attn1", "attn2"}
     assert all(name.startswith("up_blocks.") for name in calls[0].hooks)
 
 

@@ -9,18 +9,20 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from callbacks.regularizers.attention_alignment import AttentionAlignment
 from callbacks.regularizers.representation_stabilization import RepresentationStabilization
 from callbacks.step import DiffusionStep, ModelPass
+from lightning_modules.captures import Captures
 from models.adapters import LoRA
-from models.attention import attention_maps
+from models.attention import AttentionCapture, attention_maps
 from models.capture import Capture
 from models.columns import TokenColumns
 from models.pipeline_weights import PipelineWeights
 
 RANK, ALPHA = 4, 12
-PATTERNS = ("*.attn1", "*.attn2", "*.attn?.to_q", "*.attn?.to_k")
+PATTERNS = ("*.attn1", "*.attn2")
 
 # Inductor and AOT warn about themselves.
 quiet_compiler = pytest.mark.filterwarnings(
@@ -111,15 +113,17 @@ def explicit(unet: UNet2DConditionModel, inputs: dict[str, Tensor]) -> dict[str,
         return {name: explicit_attention(layer, *seen[name]) for name, layer in layers.items()}
 
 
-def assert_captured_equals_explicit(unet, capture: Capture, inputs, expected) -> None:
-    with capture.recording() as captured:
+def captures(unet: nn.Module) -> tuple[Capture, AttentionCapture]:
+    return Capture(unet, PATTERNS), AttentionCapture(unet, PATTERNS)
+
+
+def assert_captured_equals_explicit(unet, both: tuple[Capture, AttentionCapture], inputs, expected) -> None:
+    outputs, attention = both
+    with outputs.recording() as captured, attention.recording() as records:
         unet(**inputs)
-    assert expected
+    assert expected and captured.keys() == records.keys() == expected.keys()
     for name, (output, maps) in expected.items():
-        attention = unet.get_submodule(name)
-        found = attention_maps(
-            captured[f"{name}.to_q"], captured[f"{name}.to_k"], heads=attention.heads, scale=attention.scale
-        )
+        found = attention_maps(records[name].query, records[name].key, scale=records[name].scale)
         torch.testing.assert_close(captured[name].double(), output, rtol=0, atol=1e-5)
         torch.testing.assert_close(found.double(), maps, rtol=0, atol=1e-5)
 
@@ -129,18 +133,130 @@ def test_captured_equals_an_explicit_softmax(adapted, inputs, checkpointing):
     expected = explicit(adapted, inputs)
     if checkpointing:
         adapted.enable_gradient_checkpointing()
-    assert_captured_equals_explicit(adapted, Capture(adapted, PATTERNS), inputs, expected)
+    assert_captured_equals_explicit(adapted, captures(adapted), inputs, expected)
+
+
+class Attending(nn.Module):
+    """Attention that calls the fused one as often as it is told, with what it is told."""
+
+    num_heads = 1
+
+    def __init__(self, calls: int = 1, **settings: object) -> None:
+        super().__init__()
+        self.calls, self.settings = calls, settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.calls):
+            x = F.scaled_dot_product_attention(x, 2 * x, x, **self.settings)
+        return x
+
+
+QUERIES = torch.randn(1, 1, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_two_captures_of_one_module_each_record_its_call_once():
+    model = nn.Sequential(Attending(), Attending(scale=0.25))
+    one, other = AttentionCapture(model, ["*"]), AttentionCapture(model, ["0"])
+    with one.recording() as first, other.recording() as second:
+        model(QUERIES)
+    assert first.keys() == {"0", "1"} and second.keys() == {"0"}
+    for record in (first["0"], second["0"]):
+        assert record.query is QUERIES and torch.equal(record.key, 2 * QUERIES) and record.scale == 0.5
+    assert first["1"].scale == 0.25 and not torch.equal(first["1"].query, QUERIES)
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_the_functions_mode_is_open_in_matched_modules_only_and_only_while_recording():
+    """Nobody pays who does not ask."""
+    depths: list[int] = []
+    model = nn.Sequential(nn.Identity(), Attending(), nn.Identity())
+    for module in model:
+        module.register_forward_pre_hook(
+            lambda *_: depths.append(len(torch.overrides._get_current_function_mode_stack()))
+        )
+        module.forward = lambda x, forward=module.forward: (
+            depths.append(len(torch.overrides._get_current_function_mode_stack())) or forward(x)
+        )
+    capture = AttentionCapture(model, ["1"])
+    model(QUERIES)
+    assert depths == [0] * 6
+    depths.clear()
+    with capture.recording():
+        model(QUERIES)
+    assert depths == [0, 0, 0, 1, 0, 0]
+    unasked = nn.Sequential(Attending())
+    with AttentionCapture(unasked, []).recording() as captured:
+        unasked(QUERIES)
+    assert captured == {} and not (unasked[0]._forward_pre_hooks or unasked[0]._forward_hooks)
+
+
+def test_an_error_within_leaves_no_mode_open():
+    model = nn.Sequential(Attending(), Attending())
+    captures = AttentionCapture(model, ["0"]), AttentionCapture(model, ["0", "1"])
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        model[0].forward = lambda x, error=error: (_ for _ in ()).throw(error)
+        with pytest.raises(error), captures[0].recording(), captures[1].recording():
+            model(QUERIES)
+        assert not torch.overrides._get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_refuses_a_site_that_does_not_attend_exactly_once(calls):
+    model = nn.Sequential(Attending(), Attending(calls))
+    with (
+        pytest.raises(RuntimeError, match=rf"^1 called scaled_dot_product_attention {calls} times"),
+        AttentionCapture(model, ["*"]).recording(),
+    ):
+        model(QUERIES)
+
+
+@pytest.mark.parametrize("settings", [{"is_causal": True}, {"attn_mask": torch.zeros(3, 3)}])
+def test_refuses_attention_whose_map_is_not_of_query_and_key_alone(settings):
+    model = nn.Sequential(Attending(**settings))
+    with pytest.raises(ValueError, match=r"0 masks its attention"), AttentionCapture(model, ["0"]).recording():
+        model(QUERIES)
+
+
+def test_refuses_a_site_that_is_no_attention():
+    with pytest.raises(ValueError, match="0 is a Linear, no attention with heads"):
+        AttentionCapture(nn.Sequential(nn.Linear(2, 2)), ["0"])
+
+
+def test_a_family_says_which_keys_are_text_and_which_queries_picture():
+    model = nn.Sequential(Attending(), Attending())
+    capture = AttentionCapture(
+        model, ["text"], {"text": ("*",)},
+        text_columns=lambda site: slice(int(site), 2), image_rows=lambda site: slice(2, None),
+    )  # fmt: skip
+    with capture.recording() as captured:
+        model(QUERIES)
+    assert [record.text_columns for record in captured.at(["text"]).values()] == [slice(0, 2), slice(1, 2)]
+    assert all(record.image_rows == slice(2, None) and record.is_joint for record in captured.values())
+
+
+@pytest.mark.parametrize("pattern", ["text", "up_blocks.*.attn2"])
+def test_attention_under_autocast_is_softmaxed_in_float32(adapted, inputs, pattern):
+    capture = AttentionCapture(adapted, [pattern], {"text": ("up_blocks.*.attn2",)})
+    with torch.autocast("cpu", torch.bfloat16), capture.recording() as captured:
+        adapted(**inputs)
+        record = next(iter(captured.at([pattern]).values()), None)
+        assert record is None, "filled on leaving"
+    for record in captured.at([pattern]).values():
+        maps = attention_maps(record.query, record.key, scale=record.scale)
+        assert record.query.dtype == torch.bfloat16 and maps.dtype == torch.float32
+        torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
 
 
 def test_the_lora_matters(adapted, inputs):
     """Otherwise the comparison above would prove nothing about hooks that miss the adapter."""
-    capture = Capture(adapted, ("*.to_q", "*.to_k"))
+    capture = AttentionCapture(adapted, PATTERNS)
     with capture.recording() as tuned:
         adapted(**inputs)
     adapted.disable_adapters()
     with capture.recording() as base:
         adapted(**inputs)
-    assert all((tuned[name] - base[name]).abs().max() > 1e-2 for name in capture.names)
+    for part in ("query", "key"):
+        assert all((getattr(tuned[n], part) - getattr(base[n], part)).abs().max() > 1e-2 for n in capture.names)
 
 
 @quiet_compiler
@@ -148,7 +264,7 @@ def test_the_lora_matters(adapted, inputs):
 def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd, adapter, adapted, inputs, backend):
     """One test, since compiling is what takes the time."""
     expected = explicit(adapted, inputs)
-    capture = Capture(adapted, PATTERNS)
+    capture = captures(adapted)
     adapted.compile(backend=backend)
     pretrained = UNet2DConditionModel.from_pretrained(tiny_sd / "unet").train()
     with torch.no_grad(), adapter.disabled():  # unrecorded: the flag must not be baked into the graph
@@ -157,30 +273,24 @@ def test_compiled_captures_the_same_and_disabled_is_the_pretrained_model(tiny_sd
         assert_captured_equals_explicit(adapted, capture, inputs, expected)
 
 
-def plugins(unet: UNet2DConditionModel) -> list[RepresentationStabilization | AttentionAlignment]:
-    both = [
-        RepresentationStabilization(weight=1.0, sites=["up_blocks.*.attn1"]),
-        AttentionAlignment(weight=1.0, sites=["up_blocks.*.attn2"], divergence="kl"),
-    ]
-    for plugin in both:
-        plugin.attach(unet)
-    return both
+TERMS = (
+    RepresentationStabilization(weight=1.0, sites=["up_blocks.*.attn1"]),
+    AttentionAlignment(weight=1.0, sites=["up_blocks.*.attn2"], divergence="kl"),
+)
 
 
-def gradients_of_the_terms(
-    unet: UNet2DConditionModel, inputs: dict[str, Tensor], capture: Capture, terms
-) -> list[Tensor]:
+def gradients_of_the_terms(unet: UNet2DConditionModel, inputs: dict[str, Tensor], captures: Captures) -> list[Tensor]:
     """Of `L_RS + L_AA` between student and frozen model, one for each LoRA weight."""
-    with capture.recording() as student:
+    with captures.recording() as student:
         prediction = unet(**inputs).sample
     unet.disable_adapters()
-    with torch.no_grad(), capture.recording() as frozen:
+    with torch.no_grad(), captures.recording() as frozen:
         reference = unet(**inputs).sample
     unet.enable_adapters()
     columns = torch.arange(32).expand(2, -1)
     step = DiffusionStep(
-        student=ModelPass(prediction, student),
-        reference=ModelPass(reference, frozen),
+        student=ModelPass(prediction, **student),
+        reference=ModelPass(reference, **frozen),
         target=torch.zeros_like(prediction),
         timesteps=inputs["timestep"],
         snr=torch.ones(2),
@@ -190,7 +300,7 @@ def gradients_of_the_terms(
         token_columns=TokenColumns(columns, columns),
     )
     trained = [p for p in unet.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(sum(term.loss(step).loss for term in terms), trained, allow_unused=True)
+    gradients = torch.autograd.grad(sum(term.loss(step).loss for term in TERMS), trained, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients, strict=True)]
 
 
@@ -199,16 +309,15 @@ def gradients_of_the_terms(
 def test_features_captured_within_a_wrapper_carry_the_same_gradient(adapted, inputs, wrapped):
     """Under reentrant checkpointing the captured features would have no gradient, and the terms would vanish."""
     twin = deepcopy(adapted)
-    terms = plugins(adapted)
-    sites = [site for term in terms for site in term.needs.sites]
-    plain = gradients_of_the_terms(adapted, inputs, Capture(adapted, sites), terms)
+    needs = TERMS[0].needs | TERMS[1].needs
+    plain = gradients_of_the_terms(adapted, inputs, Captures(adapted, needs))
     assert sum(bool(gradient.abs().max() > 0) for gradient in plain) > len(plain) / 2
-    capture = Capture(twin, sites)
+    captures = Captures(twin, needs)
     if wrapped == "checkpointing":
         twin.enable_gradient_checkpointing()
     else:
         twin.compile(backend="aot_eager")
-    for one, other in zip(plain, gradients_of_the_terms(twin, inputs, capture, terms), strict=True):
+    for one, other in zip(plain, gradients_of_the_terms(twin, inputs, captures), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.capture import Capture, matching_submodules
+from models.capture import Capture, Captured, matching_submodules, resolve_sites
 
 
 class Model(nn.Module):
@@ -31,6 +31,7 @@ def model():
         (["*.attn1"], ["up.0.attn1", "up.1.attn1", "up.2.attn1"]),
         (["up.2.attn2", "up.[01].attn2"], ["up.0.attn2", "up.1.attn2", "up.2.attn2"]),  # the model's order
         (["up.1.*", "*.1.attn1"], ["up.1.attn1", "up.1.attn2"]),  # each once
+        (["up.*.attn2[last]", "up.0.attn1"], ["up.0.attn1", "up.2.attn2"]),
         ([], []),
     ],
 )
@@ -109,3 +110,21 @@ def test_no_hooks_without_sites(model):
     assert captured == {}
     Capture(model, ["up.0.attn1"])
     assert [name for name, module in model.named_modules() if module._forward_hooks] == ["up.0.attn1"]
+
+
+def test_a_symbolic_name_stands_for_its_patterns_and_anything_else_for_itself():
+    symbolic = {"text": ("up.*.attn2", "mid.attn2"), "other": ("x",)}
+    assert resolve_sites(["text", "up.0.*"], symbolic) == {"text": ("up.*.attn2", "mid.attn2"), "up.0.*": ("up.0.*",)}
+
+
+def test_a_plug_in_finds_its_sites_as_it_named_them(model):
+    capture = Capture(model, ["text", "up.0.*", "up.*.attn1[last]"], {"text": ("up.2.attn2", "up.0.attn2")})
+    with capture.recording() as captured:
+        model(torch.zeros(1, 2))
+    assert list(captured) == ["up.0.attn1", "up.0.attn2", "up.2.attn1", "up.2.attn2"]
+    assert list(captured.at(["text"])) == ["up.0.attn2", "up.2.attn2"]
+    assert list(captured.at(["up.*.attn1[last]", "up.0.*"])) == ["up.0.attn1", "up.0.attn2", "up.2.attn1"]
+    assert captured.at(["text"])["up.2.attn2"] is captured["up.2.attn2"]
+    with pytest.raises(KeyError, match=r"up\.2\.attn2"):  # nobody asked for it by this name
+        captured.at(["up.2.attn2"])
+    assert Captured().at([]) == {}

@@ -75,9 +75,10 @@ def test_captured_equals_the_first_row_of_an_explicit_product(kind, grad):
 
 
 def test_captured_logits_softmaxed_are_what_an_unfused_vit_drops_out():
-    model = build(fused=False)
+    model, unfused = build(), build(fused=False)
     seen: dict[str, Tensor] = {}
-    model.blocks[1].attn.attn_drop.register_forward_hook(lambda _, args, output: seen.update(attention=output))
+    unfused.blocks[1].attn.attn_drop.register_forward_hook(lambda _, args, output: seen.update(attention=output))
+    unfused(pictures(unfused))
     with ClsAttentionCapture(model, ["blocks.1.attn"]).recording() as captured:
         model(pictures(model))
     torch.testing.assert_close(captured["blocks.1.attn"].softmax(-1), seen["attention"][:, :, 0], rtol=0, atol=1e-5)
@@ -142,7 +143,49 @@ def test_nothing_is_kept_outside_of_recording():
     first = captured["blocks.0.attn"].clone()
     model(pictures(model) + 1)
     assert captured.keys() == {"blocks.0.attn"} and torch.equal(captured["blocks.0.attn"], first)
-    assert not (capture._queries or capture._keys or capture._logits)
+    assert not (capture._noted or capture._found)
+
+
+def test_a_frozen_pass_keeps_neither_queries_nor_keys():
+    model = build()
+    capture = ClsAttentionCapture(model, ["blocks.*.attn"])
+    with torch.no_grad(), capture.recording():
+        model(pictures(model))
+        assert not capture._noted and len(capture._found) == 3
+        assert all(logits.shape == (2, 3, 5) for logits in capture._found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("eva02_tiny_patch14_224", {"img_size": 28}), ("vit_small_patch16_rope_224", {"img_size": 32})],
+)
+def test_rotary_embeddings_are_in_the_logits(name, settings):
+    """A rotary ViT against its unfused twin, whose maps are there to be looked at."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, depth=2, num_classes=3, **settings).eval()
+    for block in model.blocks:
+        for projection in (block.attn.qkv, block.attn.q_proj, block.attn.k_proj):
+            if projection is not None:
+                nn.init.normal_(projection.weight, std=0.3)
+    twin = deepcopy(model)
+    seen: dict[str, Tensor] = {}
+    for number, block in enumerate(twin.blocks):
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(
+            lambda _, args, out, n=number: seen.update({f"blocks.{n}.attn": out})
+        )
+    capture = ClsAttentionCapture(model, ["blocks.*.attn"])
+    assert model.cls_token is not None
+    with torch.no_grad():
+        twin(pictures(model))
+        with capture.recording() as captured:
+            model(pictures(model))
+        rope = model.rope.get_embed((2, 2))
+        assert rope.abs().max() > 0, "otherwise nothing is rotated"
+    assert captured.keys() == seen.keys() and len(seen) == 2
+    for name, maps in seen.items():
+        torch.testing.assert_close(captured[name].softmax(-1), maps[:, :, 0], rtol=0, atol=1e-5)
+        assert (maps[:, :, 0] - maps[:, :, 1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -162,8 +205,6 @@ def test_patterns(patterns, blocks):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("eva02_tiny_patch14_224", {"img_size": 28}, r"blocks.0.attn is a EvaAttention, which rotates"),
-        ("vit_small_patch16_rope_224", {"img_size": 32}, r"blocks.0.attn is a \w+, which rotates .*absolute positions"),
         (
             "vit_relpos_small_patch16_224",
             {"img_size": 32},
@@ -190,9 +231,16 @@ def test_refuses_a_site(site, message):
         ClsAttentionCapture(build(), [site])
 
 
+def test_refuses_unfused_attention():
+    with pytest.raises(
+        ValueError, match=r"blocks.0.attn attends without scaled_dot_product_attention.*TIMM_FUSED_ATTN"
+    ):
+        ClsAttentionCapture(build(fused=False), ["blocks.0.attn"])
+
+
 def test_refuses_a_module_that_never_fires():
     model = build()
     model.spare = nn.ModuleDict({"attn": Attention(192, num_heads=3)})
     capture = ClsAttentionCapture(model, ["*.attn"])
-    with pytest.raises(RuntimeError, match=r"spare.attn was not called"), capture.recording():
+    with pytest.raises(RuntimeError, match=r"spare.attn called \w+ 0 times"), capture.recording():
         model(pictures(model))

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
 from callbacks.regularizers.representation_stabilization import RepresentationStabilization, channel_statistics_loss
 from callbacks.step import Needs
+from models.capture import Captured
 from tests.steps import diffusion_step
 
 # Mean 2 and deviation 1, mean 5 and deviation 3, tokens behind channels.
@@ -51,18 +51,18 @@ def test_constant_features_have_a_finite_gradient(values):
 
 
 def test_averages_over_sites_and_takes_the_subjects_rows():
-    model = nn.ModuleDict({"up": nn.ModuleList([nn.Identity(), nn.Identity()]), "down": nn.Identity()})
     plugin = RepresentationStabilization(weight=0.1, sites=["up.*"])
     assert plugin.needs == Needs(reference=True, sites=frozenset({"up.*"}))
-    plugin.attach(model)
+    sites = {"up.*": ("up.0", "up.1"), "down": ("down",)}
     class_row = torch.full((1, 4, 1), 99.0)
     student = {"up.0": features(NARROW), "up.1": features(NARROW), "down": class_row}
+    reference = {"up.0": features(WIDE), "up.1": features(NARROW), "down": features(WIDE)}
     step = diffusion_step(
         torch.zeros(2, 1, 2, 2),
         num_instance=1,
         reference=torch.zeros(1, 1, 2, 2),
-        captured={site: torch.cat([value, class_row]) for site, value in student.items()},
-        reference_captured={"up.0": features(WIDE), "up.1": features(NARROW), "down": features(WIDE)},
+        recorded={"captured": Captured({k: torch.cat([value, class_row]) for k, value in student.items()}, sites)},
+        reference_recorded={"captured": Captured(reference, sites)},
     )
     term = plugin.loss(step)
     assert term.loss.item() == pytest.approx((9 + 4) / 2)

@@ -10,8 +10,8 @@ from callbacks.regularizers.spatial_attention_transfer import (
     patch_and_cls_rows,
 )
 from callbacks.step import Needs
-from models.attention import ClsAttentionCapture
-from models.capture import Capture
+from lightning_modules.captures import Captures
+from models.capture import Captured
 from tests.steps import classification_step
 
 DEFAULTS = {"include_cls": False, "center": False, "divergence": "mse"}
@@ -78,13 +78,12 @@ def test_equal_logits_cost_exactly_nothing(divergence, center, dtype):
 def test_it_averages_over_rows_and_layers():
     rows = torch.stack([SOURCE[0], SOURCE[0] + 2])  # differences of 0 and 2
     term = plugin()
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
-    term.attach(model)
+    sites = {"blocks.*.attn": ("blocks.0.attn", "blocks.1.attn")}
     source = SOURCE.expand(2, 1, 4)
     step = classification_step(
         torch.zeros(2, 3),
-        captured={"blocks.0.attn": rows, "blocks.1.attn": source + 4},
-        reference_captured=dict.fromkeys(("blocks.0.attn", "blocks.1.attn"), source),
+        recorded={"cls_logits": Captured({"blocks.0.attn": rows, "blocks.1.attn": source + 4}, sites)},
+        reference_recorded={"cls_logits": Captured(dict.fromkeys(sites["blocks.*.attn"], source), sites)},
         num_prefix_tokens=2,
     )
     assert term.loss(step).loss.item() == pytest.approx(((0 + 4) / 2 + 16) / 2)
@@ -105,16 +104,21 @@ def test_all_rows_of_two_models_against_the_whole_products(pattern):
     captured, expected = [], []
     pictures = torch.randn(2, 3, 32, 32)
     for model in models:
-        term.attach(model)
-        capture = Capture(model, term.needs.sites)
-        with torch.no_grad(), capture.recording() as outputs:
+        inputs = {}
+        for name, block in model.blocks.named_children():
+            block.attn.register_forward_pre_hook(lambda _, args, name=name, to=inputs: to.update({name: args[0]}))
+        captures = Captures(model, term.needs)
+        with torch.no_grad(), captures.recording() as recorded:
             model(pictures)
-        captured.append(outputs)
-        names = ["blocks.1.attn"] if "last" in pattern else ["blocks.0.attn", "blocks.1.attn"]
-        maps = [outputs[f"{name}.q_norm"] @ outputs[f"{name}.k_norm"].mT / 64**0.5 for name in names]
+        captured.append(recorded)
+        maps = []
+        for name in ["1"] if "last" in pattern else ["0", "1"]:
+            with torch.no_grad():
+                query, key, _ = model.blocks[int(name)].attn.qkv(inputs[name]).chunk(3, -1)
+            maps.append(torch.einsum("bihd,bjhd->bhij", *(x.unflatten(-1, (3, 64)) for x in (query, key))) / 64**0.5)
         expected.append(torch.stack(maps)[..., [0, 2, 3, 4, 5], 2:])
     step = classification_step(
-        torch.zeros(2, 3), captured=captured[0], reference_captured=captured[1], num_prefix_tokens=2
+        torch.zeros(2, 3), recorded=captured[0], reference_recorded=captured[1], num_prefix_tokens=2
     )
     torch.testing.assert_close(term.loss(step).loss, (expected[0] - expected[1]).square().mean())
 
@@ -126,20 +130,18 @@ def test_the_cls_rows_of_two_models():
     captured = []
     pictures = torch.randn(2, 3, 32, 32)
     for model in models:
-        term.attach(model)
-        capture = ClsAttentionCapture(model, term.needs.cls_logits)
-        with capture.recording() as outputs:
+        with Captures(model, term.needs).recording() as recorded:
             model(pictures)
-        captured.append(outputs)
-    same = classification_step(torch.zeros(2, 3), captured=captured[0], reference_captured=captured[0])
-    other = classification_step(torch.zeros(2, 3), captured=captured[0], reference_captured=captured[1])
+        captured.append(recorded)
+    same = classification_step(torch.zeros(2, 3), recorded=captured[0], reference_recorded=captured[0])
+    other = classification_step(torch.zeros(2, 3), recorded=captured[0], reference_recorded=captured[1])
     assert term.loss(same).loss.item() == 0 and term.loss(other).loss.item() > 0
 
 
 def test_needs():
     assert plugin().needs == Needs(reference=True, cls_logits=frozenset({"blocks.*.attn"}))
-    norms = frozenset({"blocks.*.attn.q_norm", "blocks.*.attn.k_norm"})
-    assert plugin(rows="all", sites=["blocks.*.attn[last]"]).needs == Needs(reference=True, sites=norms)
+    last = "blocks.*.attn[last]"
+    assert plugin(rows="all", sites=[last]).needs == Needs(reference=True, attention=frozenset({last}))
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,21 @@
 import math
 
 import pytest
-import timm
 import torch
 
 from callbacks.regularizer import Regularizer
 from callbacks.regularizers.cross_entropy import CrossEntropy
 from callbacks.regularizers.transmix import TransMix, attended_share, patch_grid
 from callbacks.step import Mixing, Needs
+from models.capture import Captured
 from tests.steps import classification_step
 
 LAST = "blocks.*.attn[last]"
+SITES = {LAST: ("blocks.1.attn",), "blocks.*.attn": ("blocks.0.attn", "blocks.1.attn")}
 
 
 def transmix(site: str = LAST, label_smoothing: float = 0.0) -> TransMix:
-    term = TransMix(weight=1.0, label_smoothing=label_smoothing, site=site)
-    term.attach(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2))
-    return term
+    return TransMix(weight=1.0, label_smoothing=label_smoothing, site=site)
 
 
 def left_half(height: int = 4, width: int = 4) -> torch.Tensor:
@@ -77,7 +76,7 @@ def mixed_step(logits: torch.Tensor, attention: torch.Tensor):
         logits,
         labels=torch.tensor([0, 1]),
         mixing=Mixing(torch.tensor([1, 0]), masks),
-        captured={"blocks.1.attn": attention},
+        recorded={"cls_logits": Captured({"blocks.0.attn": -attention, "blocks.1.attn": attention}, SITES)},
     )
 
 
@@ -105,5 +104,6 @@ def test_needs_and_is_the_data_term():
 
 
 def test_refuses_a_pattern_of_several_layers():
+    step = mixed_step(torch.zeros(2, 2), torch.zeros(2, 1, 5))
     with pytest.raises(ValueError, match=r'transmix.site="blocks.\*.attn": matches 2 modules; end it with'):
-        transmix("blocks.*.attn")
+        transmix("blocks.*.attn").loss(step)
