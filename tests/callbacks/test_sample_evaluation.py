@@ -118,10 +118,12 @@ def test_everything_is_as_before_also_after_an_exception(monkeypatch, tiny_sd, t
 
     def watched(self, pl_module):
         def state():
-            hooks = sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in pl_module.unet.modules())
-            modes = [each.training for each in pl_module.unet.modules()]
-            grads = [parameter.requires_grad for parameter in pl_module.unet.parameters()]
-            return pl_module.model.pipeline.unet is pl_module.unet, hooks, modes, grads, torch.is_grad_enabled()
+            hooks = sum(
+                len(each._forward_hooks) + len(each._forward_pre_hooks) for each in pl_module.denoiser.modules()
+            )
+            modes = [each.training for each in pl_module.denoiser.modules()]
+            grads = [parameter.requires_grad for parameter in pl_module.denoiser.parameters()]
+            return pl_module.model.pipeline.unet is pl_module.denoiser, hooks, modes, grads, torch.is_grad_enabled()
 
         before = state()
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from callbacks.regularizers.attention_alignment import AttentionAlignment
@@ -16,6 +16,7 @@ from models.adapters import LoRA
 from models.attention import attention_maps
 from models.capture import Capture
 from models.columns import TokenColumns
+from models.noise_process import Epsilon
 
 RANK, ALPHA = 4, 12
 PATTERNS = ("*.attn1", "*.attn2", "*.attn?.to_q", "*.attn?.to_k")
@@ -171,10 +172,9 @@ def gradients_of_the_terms(
         student=ModelPass(prediction, student),
         reference=ModelPass(reference, frozen),
         target=torch.zeros_like(prediction),
-        timesteps=inputs["timestep"],
+        t=torch.zeros(2),
         snr=torch.ones(2),
-        prediction_type="epsilon",
-        num_train_timesteps=1000,
+        noise_process=Epsilon(DDPMScheduler()),
         num_instance=2,
         token_columns=TokenColumns(columns, columns),
     )

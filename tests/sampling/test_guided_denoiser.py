@@ -204,7 +204,9 @@ def test_a_fully_tuned_unet_is_guided_by_its_pretrained_one(tiny_sd):
     with torch.no_grad():
         for parameter in model.pipeline.unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    guidance = ConsistencyGuidance(guidance_scale=W, consistency_scale=4.0, start=0.0, stop=1.0)  # = w: the student's condition
+    guidance = ConsistencyGuidance(
+        guidance_scale=W, consistency_scale=4.0, start=0.0, stop=1.0
+    )  # = w: the student's condition
     drawn, _ = draw(model, guidance)
     tuned, _ = draw(model, ClassifierFreeGuidance(guidance_scale=W))
     assert not same_pictures(drawn, tuned)  # the unconditional row is the pretrained model's
