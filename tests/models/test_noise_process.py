@@ -104,7 +104,7 @@ def test_a_time_is_the_integer_that_was_drawn_before(num_steps: int, stream: Dra
     process, positions = Epsilon(DDPMScheduler(num_train_timesteps=num_steps)), torch.arange(2000)
     for seed in (0, 7):
         t = draws.times(seed, stream, positions, process.draw_time)
-        assert t.dtype == torch.float32 and 0 <= t.min() and t.max() < 1
+        assert t.dtype == torch.float32 and t.min() >= 0 and t.max() < 1
         assert torch.equal(process.model_time(t), draws.integers(seed, stream, positions, num_steps))
 
 
@@ -185,7 +185,7 @@ def test_identities_of_rectified_flow() -> None:
 
 def test_its_times_are_uniform() -> None:
     t = draws.times(0, DrawStream.TIMESTEP, torch.arange(4000), RectifiedFlow().draw_time)
-    assert 0 <= t.min() and t.max() < 1
+    assert t.min() >= 0 and t.max() < 1
     assert ((t * 10).long().bincount(minlength=10) - 400).abs().max() < 100  # 5 σ
 
 

@@ -81,7 +81,7 @@ def test_what_is_not_tuned_has_the_base_model_s_trajectory_and_maps(tiny_sd, tmp
 
 def test_a_token_s_shares_sum_to_one_in_every_place(tiny_sd):
     model = load(tiny_sd)
-    maps = ATTENTION._maps(model, model.denoiser, PAIR.prior, Image.new("RGB", (32, 32), "red"), seed=0)
+    maps = ATTENTION._maps(model, PAIR.prior, Image.new("RGB", (32, 32), "red"), seed=0)
     assert maps.shape == (32, 4, 4)  # the text encoder's columns, and the side of the only decoder layer
     torch.testing.assert_close(maps.sum(0), torch.ones(4, 4))
 

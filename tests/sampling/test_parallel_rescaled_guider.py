@@ -98,10 +98,11 @@ def modular(sdxl, guider):
 class TinySDXL(UNetFamily):
     """What guided drawing asks of a family, of a pipeline that is there already."""
 
-    __abstractmethods__ = frozenset()  # how it encodes prompts and draws is not asked
-
     def __init__(self, pipeline):
         self.pipeline, self.pretrained_denoiser = pipeline, pipeline.unet
+
+
+TinySDXL.__abstractmethods__ = frozenset()  # how it encodes prompts and draws is not asked
 
 
 def condition(states, pooled):
@@ -185,7 +186,7 @@ def test_it_can_be_saved_as_every_guider(tmp_path):
     guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.25, start=0.2, **SETTINGS)
     guider.save_pretrained(tmp_path)
     loaded = ParallelRescaledGuider.from_pretrained(tmp_path)
-    assert (loaded.config.scale, loaded.config.start, loaded.guidance_scale) == (0.25, 0.2, 5.0)
+    assert (loaded.config.scale, loaded.config.start, loaded.config.guidance_scale) == (0.25, 0.2, 5.0)
 
 
 def test_a_denoiser_without_adapters_is_refused():
