@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from callbacks.step import ClassificationStep, DiffusionStep, ModelPass
 from models.capture import Captured
+from models.noise_process import Epsilon
 
 
 def diffusion_step(
@@ -29,10 +31,9 @@ def diffusion_step(
     """
     rows = len(prediction)
     fields = {
-        "timesteps": torch.zeros(rows, dtype=torch.int64),
+        "t": torch.zeros(rows),
         "snr": torch.ones(rows),
-        "prediction_type": "epsilon",
-        "num_train_timesteps": 1000,
+        "noise_process": Epsilon(DDPMScheduler()),
         "num_instance": rows,
     } | fields
     if reference is not None:
@@ -49,13 +50,22 @@ def with_losses(losses: Sequence[float], *, channels: int = 1) -> Tensor:
     return torch.tensor(losses).sqrt()[:, None, None, None].expand(-1, channels, 2, 2).clone()
 
 
+def middles(timesteps: Sequence[int], *, num_steps: int = 1000) -> Tensor:
+    """Times `t` in the middle of these steps of a discrete schedule, as they are drawn."""
+    return (torch.tensor(timesteps) + 0.5) / num_steps
+
+
 def step_of_losses(
-    student: Sequence[float], reference: Sequence[float], timesteps: Sequence[int], **fields: Any
+    student: Sequence[float],
+    reference: Sequence[float],
+    timesteps: Sequence[int],
+    *,
+    num_steps: int = 1000,
+    **fields: Any,
 ) -> DiffusionStep:
-    """A step in which student and frozen model have these losses at these timesteps."""
-    return diffusion_step(
-        with_losses(student), reference=with_losses(reference), timesteps=torch.tensor(timesteps), **fields
-    )
+    """A step in which student and frozen model have these losses at these timesteps of a schedule."""
+    t = middles(timesteps, num_steps=num_steps)
+    return diffusion_step(with_losses(student), reference=with_losses(reference), t=t, **fields)
 
 
 def classification_step(

@@ -6,8 +6,10 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,6 +27,8 @@ from metrics.sprites.sprites_judge import SpritesJudge
 from metrics.text_similarity import TextSimilarity
 from report.metrics_csv import read_metrics
 from report.training_strip import TILE, training_strip
+from sampling.guidance import ClassifierFreeGuidance
+from sampling.sampler import sample_guided
 from tests.picture_metrics import embeddings, heldout, subject
 from tests.runs import adapter_weights, cheap, compose, fit, fit_vit, same, train
 from tests.tiny import ROOT
@@ -118,10 +122,12 @@ def test_everything_is_as_before_also_after_an_exception(monkeypatch, tiny_sd, t
 
     def watched(self, pl_module):
         def state():
-            hooks = sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in pl_module.unet.modules())
-            modes = [each.training for each in pl_module.unet.modules()]
-            grads = [parameter.requires_grad for parameter in pl_module.unet.parameters()]
-            return pl_module.model.pipeline.unet is pl_module.unet, hooks, modes, grads, torch.is_grad_enabled()
+            hooks = sum(
+                len(each._forward_hooks) + len(each._forward_pre_hooks) for each in pl_module.denoiser.modules()
+            )
+            modes = [each.training for each in pl_module.denoiser.modules()]
+            grads = [parameter.requires_grad for parameter in pl_module.denoiser.parameters()]
+            return pl_module.model.pipeline.unet is pl_module.denoiser, hooks, modes, grads, torch.is_grad_enabled()
 
         before = state()
         try:
@@ -135,6 +141,49 @@ def test_everything_is_as_before_also_after_an_exception(monkeypatch, tiny_sd, t
     with pytest.raises(ZeroDivisionError):
         train(monkeypatch, tiny_sd, tmp_path / "broken", "experiment=apt_dreambooth", *BASE, *DRAWN, steps=2)
     assert seen == [True, True, True]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("guidance", ["consistency", "parallel_rescaled"])
+def test_pictures_are_guided_as_the_evaluations_are(monkeypatch, tiny_sd, tmp_path, guidance, adapter):
+    """The strip's pictures at each check, and everything of the model afterwards."""
+    overrides = ["experiment=dreambooth", *BASE, *DRAWN, f"adapter={adapter}", f"guidance={guidance}"]
+    overrides += ["callbacks.sample_evaluation.num_prompts=2", "guidance.guidance_scale=2", "optimizer.lr=5e-2"]
+    cfg = compose(tmp_path / "composed", *cheap(tiny_sd, tmp_path / "run"), *overrides)
+    evaluation, cfg_alone = instantiate(cfg.evaluation.guidance), ClassifierFreeGuidance(guidance_scale=2.0)
+    assert (type(evaluation).__name__.lower(), evaluation.guidance_scale) == (f"{guidance.replace('_', '')}guidance", 2)
+    checks, draw = [], SampleEvaluation._draw
+
+    def watched(self, pl_module):
+        model, before = pl_module.model, model_state(pl_module)
+        assert (model.pretrained_denoiser is model.denoiser) == (adapter == "lora")
+        pictures = draw(self, pl_module)
+        assert model_state(pl_module) == before
+        settings = {"seeds": [1000, 1001], "num_inference_steps": 2, "description": None}
+        by_evaluation, by_cfg = (sample_guided(model, self.pairs, g, **settings)[0] for g in (evaluation, cfg_alone))
+        checks.append([[each.tobytes() for each in drawn] for drawn in (pictures, by_evaluation, by_cfg)])
+        return pictures
+
+    monkeypatch.setattr(SampleEvaluation, "_draw", watched)
+    train(monkeypatch, tiny_sd, tmp_path / "run", *overrides, steps=2)
+    assert len(checks) == 2
+    assert all(pictures == by_evaluation for pictures, by_evaluation, _ in checks)
+    assert checks[-1][0] != checks[-1][2] and checks[0][0] != checks[1][0]
+
+
+def model_state(pl_module):
+    model, modules = pl_module.model, []
+    for denoiser in {id(each): each for each in (pl_module.denoiser, pl_module.frozen_denoiser)}.values():
+        modules += denoiser.modules()
+    layers = [each for each in modules if isinstance(each, BaseTunerLayer)]
+    return (
+        model.current_denoiser is pl_module.denoiser and model.pretrained_denoiser is pl_module.frozen_denoiser,
+        [len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules],
+        [each.training for each in modules],
+        [parameter.requires_grad for each in modules for parameter in each.parameters(recurse=False)],
+        [(each.disable_adapters, list(each.active_adapters)) for each in layers],
+        torch.is_grad_enabled(),
+    )
 
 
 def test_a_whole_float32_unet_draws_beside_bfloat16_encoders(monkeypatch, tiny_sd, tmp_path):

@@ -9,7 +9,10 @@ from diffusers import UNet2DConditionModel
 from torch.nn import functional as F
 
 from callbacks.regularizers import attention_alignment
+from callbacks.regularizers.denoising import Denoising, denoising_loss
+from callbacks.regularizers.overfitting_indicator import OverfittingIndicator
 from tests.runs import adapter_weights, same, train
+from tests.steps import step_of_losses
 
 STEPS = 3
 PRIOR = ("+regularizer=prior_preservation", "regularizer.prior_preservation.num_class_images=2")
@@ -150,3 +153,24 @@ def test_under_mixed_precision_the_plugins_and_the_warp_compute_in_float32(monke
     precision = "trainer.precision=bf16-mixed"
     train(monkeypatch, tiny_sd, tmp_path / "run", precision, *always, "optimizer.lr=1e-2", steps=12)
     assert set(dtypes) == {("maps", torch.float32), ("grid", torch.float32)}
+
+
+def test_a_loss_that_several_plugins_ask_for_is_computed_once(monkeypatch):
+    asked = []
+
+    def counted(*args):
+        asked.append(args)
+        return denoising_loss(*args)
+
+    monkeypatch.setattr("callbacks.regularizers.denoising.denoising_loss", counted)
+    settings = {"num_bins": 4, "ema_weight": 0.1, "scale": 1.0, "max_probability": 0.8}
+    indicator = OverfittingIndicator(**settings, weighting=True, augmentation=False)
+    step = step_of_losses([0.1, 0.3], [0.2, 0.4], [0, 900])
+    weight = indicator.sample_weight(step)
+    assert len(asked) == 2  # the student's and the frozen model's
+    loss = Denoising(weight=1.0).loss(step).loss
+    assert len(asked) == 2
+    assert weight is not None and loss.item() == pytest.approx(0.2, rel=1e-5)
+    other = step_of_losses([0.5, 0.7], [0.2, 0.4], [0, 900])
+    assert Denoising(weight=1.0).loss(other).loss.item() == pytest.approx(0.6, rel=1e-5)  # nothing is kept of a step
+    assert len(asked) == 3

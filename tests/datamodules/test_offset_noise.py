@@ -7,6 +7,7 @@ import run
 from datamodules import draws
 from datamodules.draws import DrawStream, offset_noise
 from lightning_modules.diffusion import DiffusionModule
+from models.noise_process import Velocity
 from tests.runs import compose, train
 
 POSITIONS = torch.arange(500)
@@ -53,23 +54,38 @@ def test_without_an_offset_nothing_but_the_noise_is_drawn(monkeypatch):
 
 
 def test_every_training_row_and_no_heldout_one_has_it(monkeypatch, tiny_sd_v, tmp_path):
-    seen, noisy = [], DiffusionModule._noisy
+    noised, aimed = [], []
+    noisy, target, step = Velocity.noisy, Velocity.target, DiffusionModule.training_step
 
-    def recorded(self, latents, noise, timesteps):
-        seen.append((self.training, noise))
-        noise_and_target = noisy(self, latents, noise, timesteps)
-        velocity = self.model.noise_scheduler.get_velocity(latents, noise, timesteps)
-        assert torch.equal(noise_and_target[1], velocity)
-        return noise_and_target
+    def recorded(self, latents, noise, t):
+        noised.append((latents, noise, t, is_training[-1]))
+        return noisy(self, latents, noise, t)
 
-    monkeypatch.setattr(DiffusionModule, "_noisy", recorded)
+    def recorded_target(self, latents, noise, t):
+        aimed.append((latents, noise, t, is_training[-1]))
+        return target(self, latents, noise, t)
+
+    def training_step(self, *args):
+        is_training.append(True)
+        try:
+            return step(self, *args)
+        finally:
+            is_training.append(False)
+
+    is_training = [False]
+    monkeypatch.setattr(Velocity, "noisy", recorded)
+    monkeypatch.setattr(Velocity, "target", recorded_target)
+    monkeypatch.setattr(DiffusionModule, "training_step", training_step)
     prior = ["experiment=dreambooth_prior", "regularizer.prior_preservation.num_class_images=2"]
     heldout = ["data.num_heldout=1", "trainer.val_check_interval=1"]
     train(monkeypatch, tiny_sd_v, tmp_path / "run", *prior, *heldout, "module.noise_offset=10", steps=1)
-    (_, trained), *validated = seen
+    # The sum is what is added to the latents, and what the velocity is of.
+    assert all(one is other for pair in zip(noised, aimed, strict=True) for one, other in zip(*pair, strict=True))
+    (trained,) = (noise for _, noise, _, training in noised if training)
+    validated = [noise for _, noise, _, training in noised if not training]
     assert len(trained) == 4 and trained.mean((2, 3)).std() > 2  # both of the subject's and both class rows: N(0, 10²)
     assert trained.mean((1, 2, 3)).abs().min() > 0.5
-    assert validated and all(not training and noise.mean((2, 3)).abs().max() < 1 for training, noise in validated)
+    assert validated and all(noise.mean((2, 3)).abs().max() < 1 for noise in validated)
 
 
 @pytest.mark.parametrize("value", ["-0.1", ".nan", ".inf", "null", "much", "true"])

@@ -25,7 +25,7 @@ from tests.runs import compose, fit
 
 def rescaled(**settings):
     defaults = {"rule": "constant", "scale": 0.5, "kappa": 0.2, "consistency_scale": 1.0, "start": 0.0, "stop": 0.8}
-    return ParallelRescaledGuidance(**(defaults | settings))
+    return ParallelRescaledGuidance(guidance_scale=4.0, **(defaults | settings))
 
 
 def test_the_run_s_own_values_are_put_among_the_others():
@@ -37,12 +37,12 @@ def test_the_run_s_own_values_are_put_among_the_others():
 
 
 def test_plain_consistency_guidance_is_the_cell_at_s_1():
-    own = ConsistencyGuidance(consistency_scale=2.0, start=0.1, stop=0.9)
+    own = ConsistencyGuidance(guidance_scale=4.0, consistency_scale=2.0, start=0.1, stop=0.9)
     cells = guidance_cells(own, consistency_scales=[1], scales=[0.5])
     assert (cells.rows, cells.columns, cells.own) == (["w_con=1", "w_con=2"], ["s=0.5", "s=1"], (1, 1))
     predictions = {name: torch.randn(2, 4, 8, 8) for name in own.rows}
-    at_own = cells.guidances[1][1](predictions, guidance_scale=4.0, progress=0.5)
-    assert_close(at_own.prediction, own(predictions, guidance_scale=4.0, progress=0.5).prediction)
+    at_own = cells.guidances[1][1](predictions, progress=0.5)
+    assert_close(at_own.prediction, own(predictions, progress=0.5).prediction)
 
 
 @pytest.mark.parametrize(("rule", "label"), [("cfg_clamp", "kappa=0.2"), ("negative_only", "s=0.5")])
@@ -57,29 +57,30 @@ def test_every_picture_is_guided_as_by_itself():
     predictions = {name: torch.randn(3, 4, 8, 8) for name in ConsistencyGuidance.rows}
     together = PerPictureGuidance(guidances)
     together.begin()
-    guided = together(predictions, guidance_scale=4.0, progress=0.5)
+    guided = together(predictions, progress=0.5)
     for number, guidance in enumerate(guidances):
-        alone = guidance(predictions, guidance_scale=4.0, progress=0.5)
+        alone = guidance(predictions, progress=0.5)
         assert_close(guided.prediction[number], alone.prediction[number])
         for name, values in alone.diagnostics.items():
             assert_close(guided.diagnostics[name][number], values[number])
 
 
 def test_guidances_that_keep_something_of_the_last_step_are_begun():
-    each = [AdaptiveProjectedGuidance(eta=0.0, norm_threshold=0.0, momentum=momentum) for momentum in (-0.5, 0.5)]
+    settings = {"guidance_scale": 4.0, "eta": 0.0, "norm_threshold": 0.0}
+    each = [AdaptiveProjectedGuidance(**settings, momentum=momentum) for momentum in (-0.5, 0.5)]
     together = PerPictureGuidance(each)
     predictions = {name: torch.randn(2, 4, 8, 8) for name in each[0].rows}
     drawn = []
     for _ in range(2):
         together.begin()
-        drawn.append([together(predictions, guidance_scale=4.0, progress=0.0).prediction for _ in range(2)])
+        drawn.append([together(predictions, progress=0.0).prediction for _ in range(2)])
     assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
     assert not torch.equal(drawn[0][0][1], drawn[0][1][1])
 
 
 def test_guidances_of_different_predictions_are_refused():
     with pytest.raises(ValueError, match=r"ParallelRescaledGuidance, ClassifierFreeGuidance: .* the same predictions"):
-        PerPictureGuidance([rescaled(), ClassifierFreeGuidance()])
+        PerPictureGuidance([rescaled(), ClassifierFreeGuidance(guidance_scale=4.0)])
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ def test_the_record_is_enough_to_draw_again(monkeypatch, tiny_sd, tmp_path):
     run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dco_rescale", "optimizer.lr=5e-2")
     out_dir = tmp_path / "drawn"
     prompts = "prompts=['a sks heart','a heart']"
-    settings = ["evaluation.seed=3", "evaluation.images_per_prompt=2", "model.guidance_scale=2"]
+    settings = ["evaluation.seed=3", "evaluation.images_per_prompt=2", "guidance.guidance_scale=2"]
     run.sample(compose(out_dir, "task=sample", f"run='{run_dir}'", prompts, *settings), out_dir)
     record = json.loads((out_dir / "samples.json").read_text())
     assert record["runs"] == [{"run": str(run_dir), "experiment": "dco_rescale", "weight": 1.0}]
     assert (record["model"], record["resolution"]) == (str(tiny_sd), 32)
-    assert (record["guidance_scale"], record["num_inference_steps"]) == (2, 2)
+    assert (record["guidance"]["guidance_scale"], record["num_inference_steps"]) == (2, 2)
     assert [(each["prompt"], each["prior_prompt"]) for each in record["samples"]] == [
         ("a sks heart", "a heart"),
         ("a heart", "a heart"),
@@ -32,7 +32,7 @@ def test_the_record_is_enough_to_draw_again(monkeypatch, tiny_sd, tmp_path):
     command = ["task=sample", f"run='{record['runs'][0]['run']}'", "guidance=parallel_rescaled", *keys]
     entry = record["samples"][0]
     command += [f"prompts=['{entry['prompt']}']", f"evaluation.seed={entry['seeds'][1]}"]
-    command += ["evaluation.images_per_prompt=1", f"model.guidance_scale={record['guidance_scale']}"]
+    command += ["evaluation.images_per_prompt=1"]
     run.sample(compose(again, *command), again)
     assert close(again / "00-0.png", out_dir / entry["pictures"][1])
     assert not close(again / "00-0.png", out_dir / entry["pictures"][0])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +19,7 @@ from models.adapters import LoRA
 from models.attention import AttentionCapture, attention_maps
 from models.capture import Capture
 from models.columns import TokenColumns
+from models.noise_process import Epsilon
 from models.pipeline_weights import PipelineWeights
 
 RANK, ALPHA = 4, 12
@@ -292,10 +293,9 @@ def gradients_of_the_terms(unet: UNet2DConditionModel, inputs: dict[str, Tensor]
         student=ModelPass(prediction, **student),
         reference=ModelPass(reference, **frozen),
         target=torch.zeros_like(prediction),
-        timesteps=inputs["timestep"],
+        t=torch.zeros(2),
         snr=torch.ones(2),
-        prediction_type="epsilon",
-        num_train_timesteps=1000,
+        noise_process=Epsilon(DDPMScheduler()),
         num_instance=2,
         token_columns=TokenColumns(columns, columns),
     )

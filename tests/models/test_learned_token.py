@@ -225,7 +225,7 @@ def test_textual_inversion_trains_the_row_and_nothing_else(monkeypatch, tiny_sd,
     ids = tokenizer("a photo of a heart", return_tensors="pt").input_ids
     assert torch.equal(trained(ids)[0], pretrained(ids)[0])
     before = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, requires_safety_checker=False).unet
-    assert same(dict(student.unet.state_dict()), dict(before.state_dict()))
+    assert same(dict(student.denoiser.state_dict()), dict(before.state_dict()))
     # The held-out loss is that of the row as it is now.
     curves = read_metrics(run_dir / "metrics.csv")
     heldout = [points for name, points in curves.items() if name.startswith("heldout/relative_loss")]
@@ -305,13 +305,13 @@ def test_only_the_students_prompts_are_live(monkeypatch, tiny_sd, tmp_path):
     live, moves = [], []
     encode, move = StableDiffusion.encode_tokens, StableDiffusion.move_encoders
 
-    def counting(self, ids, mask):
+    def counting(self, tokens):
         if torch.is_grad_enabled():
-            live.append(len(ids))
-        return encode(self, ids, mask)
+            live.append(len(tokens["text_encoder"][0]))
+        return encode(self, tokens)
 
     def recording(self, device, **kwargs):
-        moves.append((str(device), kwargs.get("text_encoder", True)))
+        moves.append((str(device), kwargs.get("prompts", True)))
         move(self, device, **kwargs)
 
     monkeypatch.setattr(StableDiffusion, "encode_tokens", counting)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.subject import PromptPair
 from evaluation.drawings.token_attention import TokenAttention, aligned, mean_maps
-from evaluation.drawings.trajectory import Trajectory, recorded
+from evaluation.drawings.trajectory import Trajectory
 from evaluation.samples import evenly
 from report.diagnostic_grids import diagnostic_grids
 from report.tile_grid import Tile, tile_grid
@@ -19,7 +19,7 @@ from report.wandb_logger import publish
 from sampling.guidance import ClassifierFreeGuidance
 from sampling.sampler import sample
 from tests.runs import fit
-from tests.sampling.test_guided_unet import add_lora, load
+from tests.sampling.test_guided_denoiser import add_lora, load
 
 SAME = PromptPair(instance="a photo of a heart", prior="a photo of a heart")
 PAIR = PromptPair(
@@ -29,8 +29,8 @@ ATTENTION = TokenAttention(sites=["up_blocks.*.attn2"], num_timesteps=2)
 
 
 def draw(model, **settings):
-    defaults = {"seeds": [3], "guidance_scale": 2.0, "num_inference_steps": 4, "batch_size": 1, "resolution": 32}
-    return sample(model.pipeline, [SAME.prior], description="", **defaults | settings)[0]
+    defaults = {"seeds": [3], "guidance_scale": 2.0, "num_inference_steps": 4}
+    return sample(model, [SAME.prior], description="", **defaults | settings)[0]
 
 
 def rows_of(path):
@@ -42,7 +42,7 @@ def rows_of(path):
 def test_a_recorded_trajectory_ends_in_the_picture_that_is_drawn_anyway(tiny_sd):
     model = load(tiny_sd)
     own, drawn = model.pipeline.scheduler, draw(model)
-    with recorded(model.pipeline) as scheduler:
+    with model.record_trajectory() as scheduler:
         again = draw(model)
     assert model.pipeline.scheduler is own
     assert np.array_equal(np.asarray(again), np.asarray(drawn))
@@ -55,7 +55,7 @@ def test_a_recorded_trajectory_ends_in_the_picture_that_is_drawn_anyway(tiny_sd)
 def test_a_pipeline_of_another_scheduler_is_recorded_by_ddim(tiny_sd):
     model = load(tiny_sd)
     model.pipeline.scheduler = PNDMScheduler.from_config(model.pipeline.scheduler.config, skip_prk_steps=True)
-    with recorded(model.pipeline) as scheduler:
+    with model.record_trajectory() as scheduler:
         draw(model)
     assert len(scheduler.predicted) == 4  # PNDM takes a step more
     assert isinstance(model.pipeline.scheduler, PNDMScheduler)
@@ -67,10 +67,10 @@ def test_what_is_not_tuned_has_the_base_model_s_trajectory_and_maps(tiny_sd, tmp
     picture = draw(model)
     for name, std in (("untouched", 0.0), ("tuned", 0.3)):
         torch.manual_seed(0)
-        for key, parameter in model.unet.named_parameters():
+        for key, parameter in model.denoiser.named_parameters():
             if "lora_B" in key:
                 torch.nn.init.normal_(parameter, std=std)
-        trajectory(model, [SAME, PAIR], ClassifierFreeGuidance(), seed=0, folder=tmp_path / name)
+        trajectory(model, [SAME, PAIR], ClassifierFreeGuidance(guidance_scale=4.0), seed=0, folder=tmp_path / name)
         ATTENTION(model, SAME, picture, picture, seed=0, path=tmp_path / f"{name}_attention/00.png")
     assert [path.name for path in (tmp_path / "tuned").iterdir()] == ["00.png"]
     for folder in ("untouched", "untouched_attention"):
@@ -81,7 +81,7 @@ def test_what_is_not_tuned_has_the_base_model_s_trajectory_and_maps(tiny_sd, tmp
 
 def test_a_token_s_shares_sum_to_one_in_every_place(tiny_sd):
     model = load(tiny_sd)
-    maps = ATTENTION._maps(model, model.unet, PAIR.prior, Image.new("RGB", (32, 32), "red"), seed=0)
+    maps = ATTENTION._maps(model, PAIR.prior, Image.new("RGB", (32, 32), "red"), seed=0)
     assert maps.shape == (32, 4, 4)  # the text encoder's columns, and the side of the only decoder layer
     torch.testing.assert_close(maps.sum(0), torch.ones(4, 4))
 

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from datamodules.subject import without_identifier
 from sampling.guidance import (
     AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
     ConsistencyGuidance,
     ParallelRescaledGuidance,
     cosine,
@@ -25,20 +26,19 @@ def predictions(dtype=torch.float64, batch=3):
 
 
 def rescaled(rule="constant", scale=0.0, kappa=0.2, consistency_scale=W_CON, start=0.0, stop=1.0):
-    return ParallelRescaledGuidance(
-        rule=rule, scale=scale, kappa=kappa, consistency_scale=consistency_scale, start=start, stop=stop
-    )
+    settings = {"consistency_scale": consistency_scale, "start": start, "stop": stop}
+    return ParallelRescaledGuidance(guidance_scale=W, rule=rule, scale=scale, kappa=kappa, **settings)
 
 
-def guided(guidance, given, w=W, progress=0.0):
-    return guidance(given, guidance_scale=w, progress=progress).prediction
+def guided(guidance, given, progress=0.0):
+    return guidance(given, progress=progress).prediction
 
 
 def test_a_full_parallel_part_is_consistency_guidance():
     given = predictions()
     unconditional, conditional, student = given.values()
     expected = unconditional + W * (conditional - unconditional) + W_CON * (student - conditional)
-    plain = ConsistencyGuidance(consistency_scale=W_CON, start=0.0, stop=1.0)
+    plain = ConsistencyGuidance(guidance_scale=W, consistency_scale=W_CON, start=0.0, stop=1.0)
     assert_close(guided(plain, given), expected)
     assert_close(guided(rescaled(scale=1.0), given), expected)
 
@@ -72,7 +72,7 @@ def test_the_parallel_part_only_moves_the_effective_cfg_scale():
     unconditional, conditional, student = given.values()
     cfg, consistency = conditional - unconditional, student - conditional
     a = parallel_coefficient(consistency, cfg)
-    told = rescaled(scale=0.25)(given, guidance_scale=W, progress=0.0)
+    told = rescaled(scale=0.25)(given, progress=0.0)
     assert_close(told.diagnostics["effective_cfg_scale"], W + 0.25 * W_CON * a)
     orthogonal = consistency - a.view(-1, 1, 1, 1) * cfg
     expected = unconditional + (W + 0.25 * W_CON * a).view(-1, 1, 1, 1) * cfg + W_CON * orthogonal
@@ -82,7 +82,7 @@ def test_the_parallel_part_only_moves_the_effective_cfg_scale():
 def test_a_student_that_ignores_the_prompt_lowers_the_effective_scale_to_four_and_a_half():
     given = predictions()
     given[ROWS[2]] = given[ROWS[0]].clone()
-    told = ConsistencyGuidance(consistency_scale=W_CON, start=0.0, stop=1.0)(given, guidance_scale=W, progress=0.0)
+    told = ConsistencyGuidance(guidance_scale=W, consistency_scale=W_CON, start=0.0, stop=1.0)(given, progress=0.0)
     assert_close(told.diagnostics["effective_cfg_scale"], torch.full((3,), 4.5, dtype=torch.float64))
     assert_close(told.diagnostics["cosine"], torch.full((3,), -1.0, dtype=torch.float64))
 
@@ -150,9 +150,9 @@ def test_half_precision_is_computed_in_float32():
 
 def test_apg_at_scale_one_is_the_conditional_prediction():
     given = dict(zip(AdaptiveProjectedGuidance.rows, predictions().values(), strict=False))
-    guidance = AdaptiveProjectedGuidance(eta=0.0, norm_threshold=0.0, momentum=0.0)
+    guidance = AdaptiveProjectedGuidance(guidance_scale=1.0, eta=0.0, norm_threshold=0.0, momentum=0.0)
     guidance.begin()
-    assert_close(guided(guidance, given, w=1.0), given["student_conditional"])
+    assert_close(guided(guidance, given), given["student_conditional"])
 
 
 def test_to_the_end_means_to_the_end():
@@ -164,7 +164,7 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"guidance\.kappa=nan"):
         rescaled(kappa=float("nan"))
     with pytest.raises(ValueError, match="norm_threshold=-1"):
-        AdaptiveProjectedGuidance(eta=0.0, norm_threshold=-1, momentum=0.0)
+        AdaptiveProjectedGuidance(guidance_scale=W, eta=0.0, norm_threshold=-1, momentum=0.0)
     with pytest.raises(ValueError, match=r"guidance\.rule='clamp': choose constant, cfg_clamp or negative_only"):
         rescaled("clamp")
     with pytest.raises(ValueError, match=r"guidance\.scale=-0\.5"):
@@ -173,6 +173,9 @@ def test_bad_settings_are_refused():
         rescaled(kappa=-1)
     with pytest.raises(ValueError, match=r"guidance\.start=0\.5 guidance\.stop=0\.5"):
         rescaled(start=0.5, stop=0.5)
+    for scale in (0.9, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"guidance\.guidance_scale={scale}: 1, which is no guidance, or more"):
+            ClassifierFreeGuidance(guidance_scale=scale)
     with pytest.raises(ValueError, match=r"guidance\.consistency_scale=nan"):
         rescaled(consistency_scale=float("nan"))
 

@@ -29,6 +29,7 @@ from sampling.sampler import sample, sample_guided
 from tests.runs import compose, fit, train
 
 ROWS = ConsistencyGuidance.rows
+W = 4.0
 
 
 PAIRS = [
@@ -47,7 +48,7 @@ def load(folder, **settings):
         "inference_batch_size": 2,
         "guidance_scale": 4.0,
         "num_inference_steps": 4,
-        "indicator_scale": 16.0,
+        "loss_gap_scale": 16.0,
         "indicator_augmentation": False,
     }
     return StableDiffusion(pretrained=str(folder), **(defaults | settings))
@@ -55,10 +56,10 @@ def load(folder, **settings):
 
 def add_lora(model, name="default", seed=0):
     torch.manual_seed(seed)
-    is_second = hasattr(model.unet, "peft_config")
+    is_second = hasattr(model.denoiser, "peft_config")
     with pytest.warns(UserWarning, match="multiple adapters") if is_second else nullcontext():
-        model.unet.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"]), adapter_name=name)
-    for key, parameter in model.unet.named_parameters():
+        model.denoiser.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"]), adapter_name=name)
+    for key, parameter in model.denoiser.named_parameters():
         if f".{name}." in key:
             torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -66,6 +67,10 @@ def add_lora(model, name="default", seed=0):
 
 def draw(model, guidance, pairs=PAIRS):
     return sample_guided(model, pairs, guidance, seeds=list(range(len(pairs))), description="")
+
+
+def by_the_pipeline(model, prompts):
+    return sample(model, prompts, seeds=list(range(len(prompts))), guidance_scale=W, description="")
 
 
 def same_pictures(one, other):
@@ -81,7 +86,7 @@ def scales(model):
             module.disable_adapters,
             len(module._forward_pre_hooks),
         )
-        for name, module in model.unet.named_modules()
+        for name, module in model.denoiser.named_modules()
         if hasattr(module, "scaling")
     ]
 
@@ -93,11 +98,8 @@ def test_classifier_free_guidance_is_diffusers_own(tiny_sd, prediction_type, sch
     model = add_lora(load(tiny_sd))
     config = dict(model.pipeline.scheduler.config) | {"prediction_type": prediction_type}
     model.pipeline.scheduler = scheduler.from_config(config)
-    drawn, told = draw(model, ClassifierFreeGuidance())
-    plain = sample(
-        model.pipeline, [pair.instance for pair in PAIRS], seeds=[0, 1, 2], guidance_scale=4.0,
-        num_inference_steps=4, batch_size=2, resolution=32, description="",
-    )  # fmt: skip
+    drawn, told = draw(model, ClassifierFreeGuidance(guidance_scale=W))
+    plain = by_the_pipeline(model, [pair.instance for pair in PAIRS])
     assert same_pictures(drawn, plain)
     assert told == {}
 
@@ -106,7 +108,7 @@ def test_mixed_batches_guide_as_switched_adapters_do(tiny_sd):
     """The same pictures by hand: diffusers' own loop with the adapters switched off and on."""
     model = add_lora(load(tiny_sd))
     guidance = ParallelRescaledGuidance(
-        rule="constant", scale=0.5, kappa=0.2, consistency_scale=3.0, start=0.0, stop=1.0
+        guidance_scale=W, rule="constant", scale=0.5, kappa=0.2, consistency_scale=3.0, start=0.0, stop=1.0
     )
     mixed, told = draw(model, guidance)
     assert told["effective_cfg_scale"].shape == (4, 3)
@@ -115,16 +117,13 @@ def test_mixed_batches_guide_as_switched_adapters_do(tiny_sd):
     for one, other in zip(mixed, by_hand, strict=True):
         difference = torch.tensor(list(one.tobytes())).sub(torch.tensor(list(other.tobytes()))).abs()
         assert difference.max() <= 1  # rows of another batch size round otherwise
-    base = sample(
-        load(tiny_sd).pipeline, [pair.prior for pair in PAIRS], seeds=[0, 1, 2], guidance_scale=4.0,
-        num_inference_steps=4, batch_size=2, resolution=32, description="",
-    )  # fmt: skip
+    base = by_the_pipeline(load(tiny_sd), [pair.prior for pair in PAIRS])
     assert not same_pictures(mixed, base)
 
 
 @torch.no_grad()
 def by_switching(model, guidance, pair, seed):
-    pipeline, unet = model.pipeline, model.unet
+    pipeline, unet = model.pipeline, model.denoiser
     empty, prior, instance = (
         pipeline.encode_prompt(text, "cpu", 1, do_classifier_free_guidance=False)[0]
         for text in ("", pair.prior, pair.instance)
@@ -138,7 +137,7 @@ def by_switching(model, guidance, pair, seed):
         rows = [unet(scaled, t, states).sample for states in (empty, prior)]
         unet.enable_adapters()
         rows.append(unet(scaled, t, instance).sample)
-        prediction = guidance(dict(zip(ROWS, rows, strict=True)), guidance_scale=4.0, progress=0.0).prediction
+        prediction = guidance(dict(zip(ROWS, rows, strict=True)), progress=0.0).prediction
         latents = pipeline.scheduler.step(prediction, t, latents).prev_sample
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     return pipeline.image_processor.postprocess(decoded)[0]
@@ -146,11 +145,8 @@ def by_switching(model, guidance, pair, seed):
 
 def test_without_consistency_the_pretrained_model_draws(tiny_sd):
     model = add_lora(load(tiny_sd))
-    drawn, _ = draw(model, ConsistencyGuidance(consistency_scale=0.0, start=0.0, stop=1.0))
-    base = sample(
-        load(tiny_sd).pipeline, [pair.prior for pair in PAIRS], seeds=[0, 1, 2], guidance_scale=4.0,
-        num_inference_steps=4, batch_size=2, resolution=32, description="",
-    )  # fmt: skip
+    drawn, _ = draw(model, ConsistencyGuidance(guidance_scale=W, consistency_scale=0.0, start=0.0, stop=1.0))
+    base = by_the_pipeline(load(tiny_sd), [pair.prior for pair in PAIRS])
     for one, other in zip(drawn, base, strict=True):
         assert torch.tensor(list(one.tobytes())).sub(torch.tensor(list(other.tobytes()))).abs().max() <= 1
 
@@ -158,8 +154,8 @@ def test_without_consistency_the_pretrained_model_draws(tiny_sd):
 def test_one_call_a_step_with_one_adapter_and_two_with_two(tiny_sd):
     model = add_lora(load(tiny_sd))
     rows = []
-    model.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    guidance = ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0)
+    model.denoiser.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    guidance = ConsistencyGuidance(guidance_scale=W, consistency_scale=3.0, start=0.0, stop=1.0)
     draw(model, guidance, PAIRS[:2])
     assert rows == [6] * 4
     add_lora(model, "style", seed=1).pipeline.set_adapters(["default", "style"], [1.0, 0.5])
@@ -174,15 +170,15 @@ def test_adapters_are_as_before_also_after_an_exception(tiny_sd, names, monkeypa
     for number, name in enumerate(names):
         add_lora(model, name, seed=number)
     model.pipeline.set_adapters(names, [0.7] * len(names))
-    weights, before, unet = copy.deepcopy(model.unet.state_dict()), scales(model), model.pipeline.unet
-    trains = [parameter.requires_grad for parameter in model.unet.requires_grad_(False).parameters()]
-    guidance = ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0)
+    weights, before, unet = copy.deepcopy(model.denoiser.state_dict()), scales(model), model.pipeline.unet
+    trains = [parameter.requires_grad for parameter in model.denoiser.requires_grad_(False).parameters()]
+    guidance = ConsistencyGuidance(guidance_scale=W, consistency_scale=3.0, start=0.0, stop=1.0)
     first, _ = draw(model, guidance)
 
     def unchanged():
-        state = model.unet.state_dict()
+        state = model.denoiser.state_dict()
         equal = all(torch.equal(state[key], value) for key, value in weights.items())
-        same_training = [p.requires_grad for p in model.unet.parameters()] == trains
+        same_training = [p.requires_grad for p in model.denoiser.parameters()] == trains
         return equal and same_training and scales(model) == before and model.pipeline.unet is unet
 
     assert unchanged()
@@ -193,7 +189,7 @@ def test_adapters_are_as_before_also_after_an_exception(tiny_sd, names, monkeypa
         if len(calls) == 3:
             raise RuntimeError("in the middle")
 
-    hook = model.unet.conv_out.register_forward_pre_hook(fail)
+    hook = model.denoiser.conv_out.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         draw(model, guidance)
     hook.remove()
@@ -204,28 +200,30 @@ def test_adapters_are_as_before_also_after_an_exception(tiny_sd, names, monkeypa
 
 def test_a_fully_tuned_unet_is_guided_by_its_pretrained_one(tiny_sd):
     model = load(tiny_sd)
-    model.pipeline.unet = copy.deepcopy(model.unet)
+    model.pipeline.unet = copy.deepcopy(model.denoiser)
     with torch.no_grad():
         for parameter in model.pipeline.unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    guidance = ConsistencyGuidance(consistency_scale=4.0, start=0.0, stop=1.0)  # = w: the student's condition
+    guidance = ConsistencyGuidance(
+        guidance_scale=W, consistency_scale=4.0, start=0.0, stop=1.0
+    )  # = w: the student's condition
     drawn, _ = draw(model, guidance)
-    tuned, _ = draw(model, ClassifierFreeGuidance())
+    tuned, _ = draw(model, ClassifierFreeGuidance(guidance_scale=W))
     assert not same_pictures(drawn, tuned)  # the unconditional row is the pretrained model's
 
 
 def test_nothing_tuned_is_refused(tiny_sd):
     same = [PromptPair(instance="a heart", prior="a heart")]
     with pytest.raises(ValueError, match="nothing is tuned here: guidance=cfg"):
-        draw(load(tiny_sd), ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0), same)
+        draw(load(tiny_sd), ConsistencyGuidance(guidance_scale=W, consistency_scale=3.0, start=0.0, stop=1.0), same)
 
 
 def test_apg_is_diffusers_guider(tiny_sd):
     """At eta 1, without threshold and momentum, it is classifier-free guidance."""
     model = add_lora(load(tiny_sd))
-    plain, _ = draw(model, ClassifierFreeGuidance())
-    neutral, _ = draw(model, AdaptiveProjectedGuidance(eta=1.0, norm_threshold=0.0, momentum=0.0))
-    projected, _ = draw(model, AdaptiveProjectedGuidance(eta=0.0, norm_threshold=1.0, momentum=-0.5))
+    plain, _ = draw(model, ClassifierFreeGuidance(guidance_scale=W))
+    neutral, _ = draw(model, AdaptiveProjectedGuidance(guidance_scale=W, eta=1.0, norm_threshold=0.0, momentum=0.0))
+    projected, _ = draw(model, AdaptiveProjectedGuidance(guidance_scale=W, eta=0.0, norm_threshold=1.0, momentum=-0.5))
     for one, other in zip(plain, neutral, strict=True):
         assert torch.tensor(list(one.tobytes())).sub(torch.tensor(list(other.tobytes()))).abs().max() <= 1
     assert not same_pictures(plain, projected)

@@ -12,8 +12,10 @@ from peft.utils import get_peft_model_state_dict
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lightning_modules.pretraining.tokenizer import build_tokenizer
+from models.families.unet import UNetFamily
+from models.family import Condition
 from sampling.guidance import ConsistencyGuidance, ParallelRescaledGuidance
-from sampling.guided_denoiser import GuidedUNet
+from sampling.guided_denoiser import GuidedDenoiser
 from sampling.modular_guider import ParallelRescaledGuider
 from tests.tiny import tiny_text_config, tiny_unet, tiny_vae
 
@@ -75,26 +77,30 @@ def modular(sdxl, guider):
     return call(pipeline, prompt=PROMPTS, output="images")
 
 
+class TinySDXL(UNetFamily):
+    """What guided drawing asks of a family, of a pipeline that is there already."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.pretrained_denoiser = pipeline, pipeline.unet
+
+
+TinySDXL.__abstractmethods__ = frozenset()  # how it encodes prompts and draws is not asked
+
+
+def condition(states, pooled):
+    return Condition({"encoder_hidden_states": states, "text_embeds": pooled})
+
+
 def ours(sdxl, guidance):
     """The project's own sampling, in the pipeline that is not modular."""
     states, empty, pooled, empty_pooled = sdxl.encode_prompt(PROMPTS, do_classifier_free_guidance=True)
     prior, _, prior_pooled, _ = sdxl.encode_prompt(PRIORS, do_classifier_free_guidance=False)
     rows = ConsistencyGuidance.rows
-    unet = GuidedUNet(
-        sdxl.unet,
-        sdxl.unet,
-        guidance,
-        guidance_scale=5.0,
-        states=dict(zip(rows, (empty, prior, states), strict=True)),
-        pooled=dict(zip(rows, (empty_pooled, prior_pooled, pooled), strict=True)),
-        scheduler=sdxl.scheduler,
-    )
-    tuned, sdxl.unet = sdxl.unet, unet
-    try:
-        with unet.open():
-            return call(sdxl, prompt_embeds=states, pooled_prompt_embeds=pooled, guidance_scale=1.0).images
-    finally:
-        sdxl.unet = tuned
+    given = (condition(empty, empty_pooled), condition(prior, prior_pooled), condition(states, pooled))
+    model = TinySDXL(sdxl)
+    denoiser = GuidedDenoiser(model, guidance, conditions=dict(zip(rows, given, strict=True)))
+    with model.drawing_with(denoiser), denoiser.open():
+        return call(sdxl, prompt_embeds=states, pooled_prompt_embeds=pooled, guidance_scale=1.0).images
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' Heun
@@ -103,13 +109,13 @@ def ours(sdxl, guidance):
 def test_it_draws_what_we_draw(sdxl, scale, scheduler, monkeypatch):
     monkeypatch.setattr(sdxl, "scheduler", scheduler.from_config(sdxl.scheduler.config))
     drawn = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=scale, **SETTINGS))
-    guidance = ParallelRescaledGuidance(scale=scale, start=0.0, stop=1.0, **SETTINGS)
+    guidance = ParallelRescaledGuidance(guidance_scale=5.0, scale=scale, start=0.0, stop=1.0, **SETTINGS)
     assert np.abs(drawn - ours(sdxl, guidance)).max() < 1e-5
 
 
 def test_at_one_it_is_plain_consistency_guidance(sdxl):
     drawn = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=1.0, **SETTINGS))
-    plain = ours(sdxl, ConsistencyGuidance(consistency_scale=3.0, start=0.0, stop=1.0))
+    plain = ours(sdxl, ConsistencyGuidance(guidance_scale=5.0, consistency_scale=3.0, start=0.0, stop=1.0))
     assert np.abs(drawn - plain).max() < 1e-5
     rescaled = modular(sdxl, ParallelRescaledGuider(guidance_scale=5.0, scale=0.0, **SETTINGS))
     assert np.abs(drawn - rescaled).max() > 1e-3
@@ -162,7 +168,7 @@ def test_it_can_be_saved_as_every_guider(tmp_path):
     guider = ParallelRescaledGuider(guidance_scale=5.0, scale=0.25, start=0.2, **SETTINGS)
     guider.save_pretrained(tmp_path)
     loaded = ParallelRescaledGuider.from_pretrained(tmp_path)
-    assert (loaded.config.scale, loaded.config.start, loaded.guidance_scale) == (0.25, 0.2, 5.0)
+    assert (loaded.config.scale, loaded.config.start, loaded.config.guidance_scale) == (0.25, 0.2, 5.0)
 
 
 def test_a_denoiser_without_adapters_is_refused():

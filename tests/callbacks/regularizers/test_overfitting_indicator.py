@@ -8,7 +8,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from callbacks.regularizers.overfitting_indicator import OverfittingIndicator, overfitting_indicator
-from tests.steps import diffusion_step, step_of_losses
+from tests.steps import diffusion_step, middles, step_of_losses
 
 GAP = math.log(2) / 1000  # γ = 1 − exp(−1000 · GAP) = 0.5
 FIRST = step_of_losses([0.1, 0.3, 0.2], [0.1 + GAP, 0.3 + 2 * GAP, 0.2 + GAP], [50, 250, 299])
@@ -76,11 +76,11 @@ def test_moving_average_over_two_steps_and_the_weights_of_each_row():
 
 
 @pytest.mark.parametrize(
-    ("timestep", "num_train_timesteps", "number"), [(99, 1000, 0), (100, 1000, 1), (999, 1000, 9), (45, 50, 9)]
+    ("timestep", "num_steps", "number"), [(99, 1000, 0), (100, 1000, 1), (999, 1000, 9), (45, 50, 9)]
 )
-def test_bins_are_equal_parts_of_the_schedule(timestep, num_train_timesteps, number):
+def test_bins_are_equal_parts_of_the_schedule(timestep, num_steps, number):
     plugin = indicator()
-    plugin.sample_weight(step_of_losses([0.1], [0.1 + GAP], [timestep], num_train_timesteps=num_train_timesteps))
+    plugin.sample_weight(step_of_losses([0.1], [0.1 + GAP], [timestep], num_steps=num_steps))
     close(plugin.gamma, gammas({number: 0.5}))
 
 
@@ -90,7 +90,7 @@ def test_weights_carry_no_gradient():
 
 
 def test_augmentation_uses_gamma_of_the_step_before_last():
-    plugin, asked = indicator(max_probability=0.45), torch.tensor([10, 250, 950])
+    plugin, asked = indicator(max_probability=0.45), middles([10, 250, 950])
     close(plugin.augmentation_probability(asked), [0, 0, 0])
     plugin.sample_weight(step_of_losses([0.1, 0.1], [0.1 + GAP, 0.1 + GAP / 2], [10, 950]))
     close(plugin.augmentation_probability(asked), [0, 0, 0])
@@ -123,7 +123,7 @@ def test_bf16_predictions_are_upcast_before_the_difference():
 def test_only_measures_with_both_switches_off():
     off, on = indicator(weighting=False, augmentation=False), indicator()
     for step in (FIRST, SECOND, FIRST):
-        assert off.augmentation_probability(step.timesteps) is None
+        assert off.augmentation_probability(step.t) is None
         assert off.sample_weight(step) is None
         on.sample_weight(step)
     assert off.gamma.count_nonzero() == 2
@@ -131,17 +131,17 @@ def test_only_measures_with_both_switches_off():
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 3])
-@pytest.mark.parametrize("num_train_timesteps", [1000, 2000])
-def test_resumes_identically_from_a_checkpoint(tmp_path, steps_before, num_train_timesteps):
+@pytest.mark.parametrize("num_steps", [1000, 2000])
+def test_resumes_identically_from_a_checkpoint(tmp_path, steps_before, num_steps):
     def steps():
         for number in range(6):
             yield step_of_losses(
-                [0.1, 0.2 / (number + 1)], [0.1 + GAP * number, 0.3], [number * 60, num_train_timesteps - 1],
-                num_train_timesteps=num_train_timesteps,
+                [0.1, 0.2 / (number + 1)], [0.1 + GAP * number, 0.3], [number * 60, num_steps - 1],
+                num_steps=num_steps,
             )  # fmt: skip
 
     def outputs(plugin, steps):
-        return [(plugin.augmentation_probability(s.timesteps), plugin.sample_weight(s), plugin.gamma) for s in steps]
+        return [(plugin.augmentation_probability(s.t), plugin.sample_weight(s), plugin.gamma) for s in steps]
 
     expected = outputs(indicator(), steps())[steps_before:]
     interrupted, resumed = indicator(), indicator()
