@@ -34,6 +34,8 @@ class GTAViTModule(RegularizedModule):
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
     """
 
+    kind: ClassVar[str] = "classification"
+
     step_type: ClassVar[type] = ClassificationStep
     serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "cls_logits", "weights", "mixing"})
 

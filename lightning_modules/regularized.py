@@ -30,6 +30,9 @@ class RegularizedModule(L.LightningModule, ABC):
         ValueError: there is not exactly one primary term, a plug-in does nothing, or it needs what this module has not.
     """
 
+    kind: ClassVar[str]
+    """"personalisation" or "classification": what a run of it is, and what judges it; read off the source by `checks`."""
+
     step_type: ClassVar[type]
     """What `make_step` returns."""
 

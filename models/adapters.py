@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
+from typing import ClassVar
 
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
@@ -17,6 +18,9 @@ from torch import nn
 
 class Adapter(ABC):
     """One way to train a UNet without losing the pretrained one."""
+
+    trains_nothing: ClassVar[bool] = False
+    """Then a run of it needs a learned token; read off the source by `checks`."""
 
     @abstractmethod
     def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -128,6 +132,8 @@ class FullFineTuning(Adapter):
 
 class NoAdapter(Adapter):
     """Nothing of the UNet trains, as in textual inversion: it is its own frozen model, and leaves no file."""
+
+    trains_nothing: ClassVar[bool] = True
 
     def inject(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
         return unet.requires_grad_(False)

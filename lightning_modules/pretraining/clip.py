@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import torch
@@ -25,6 +25,8 @@ class PretrainCLIPModule(L.LightningModule):
         lr_scheduler: partial of a torch scheduler over an optimiser.
         export_dir: folder of the model; must not hold one yet.
     """
+
+    kind: ClassVar[str] = "pretraining"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
@@ -34,6 +34,8 @@ class PretrainJudgeModule(L.LightningModule):
         FileExistsError: `export_dir` holds a model.
         ValueError: a share outside [0, 1].
     """
+
+    kind: ClassVar[str] = "pretraining"
 
     def __init__(
         self,

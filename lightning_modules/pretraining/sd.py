@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
@@ -64,6 +64,8 @@ class PretrainSDModule(L.LightningModule):
         FileNotFoundError: `pretrained` is no pipeline's folder.
         ValueError: a beta distribution with infinite density at an end, or an `object_weight` that is not positive.
     """
+
+    kind: ClassVar[str] = "pretraining"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import torch
@@ -26,6 +26,8 @@ class PretrainVAEModule(L.LightningModule):
             between neighbouring pixels' differences, which keeps edges and thin textures.
         export_dir: folder that the trained model is written to; must not hold one yet.
     """
+
+    kind: ClassVar[str] = "pretraining"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import lightning.pytorch as L
 import timm
@@ -31,6 +31,8 @@ class PretrainViTModule(L.LightningModule):
         lr_scheduler: partial of a torch scheduler over an optimiser.
         export_dir: folder of the model; must not hold one yet.
     """
+
+    kind: ClassVar[str] = "pretraining"
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from models.prediction import predicted_x0, prediction_difference
 
 from callbacks.regularizers.denoising import denoising_loss
-from models.prediction import predicted_x0, prediction_difference
 from report.metrics_csv import read_metrics
 from tests.runs import train
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from models.prediction import min_snr_weight
 
 from callbacks.regularizers.min_snr import MinSNR
-from models.prediction import min_snr_weight
 from tests.steps import diffusion_step
 
 
