@@ -46,8 +46,6 @@ class DiffusionModule(RegularizedModule):
         regularizers, optimizer, lr_scheduler: see `RegularizedModule`.
     """
 
-    kind: ClassVar[str] = "personalisation"
-
     def __init__(
         self,
         *,

@@ -31,7 +31,7 @@ class RegularizedModule(L.LightningModule, ABC):
     """
 
     kind: ClassVar[str]
-    """"personalisation" or "classification": what a run of it is, and what judges it; read off the source by `checks`."""
+    """What a run of it is, "personalisation" or "classification"; read off the source by `checks`."""
 
     step_type: ClassVar[type]
     """What `make_step` returns."""
