@@ -21,12 +21,13 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
     """
 
     _signal: signal.Signals | None = None
+    _stops = False
     _before: dict[signal.Signals, Any]
     _step: int
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._signal, self._before = None, {}
+        self._signal, self._stops, self._before = None, False, {}
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             self._before = {each: signal.signal(each, self._note) for each in _SIGNALS}
 
@@ -43,26 +44,38 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        """Raises:
+        SystemExit: a signal stopped the run, whose last step is in `last.ckpt` and in the loggers by now.
+        """
+        if self._stops:
+            self._stop(trainer)
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Raises:
-        SystemExit: a signal stopped the run; its message names the checkpoint.
-        """
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._step:  # gradients accumulate, and are in no checkpoint
             return
-        stopped = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-        ends = stopped or trainer.should_stop or trainer.global_step == trainer.max_steps
+        self._stops = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        ends = self._stops or trainer.should_stop or trainer.global_step == trainer.max_steps
         if ends and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        if stopped:
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises:
+        SystemExit: a signal came in the very last step.
+        """
+        super().on_train_end(trainer, pl_module)
+        if self._stops:
             self._stop(trainer)
+        self._let_go()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._let_go()
 
     def _stop(self, trainer: L.Trainer) -> None:
-        self._let_go()
         if not trainer.is_global_zero:
             raise SystemExit(1)
         name = self._signal.name if self._signal else "a signal to another process"
@@ -70,11 +83,3 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
             f"stopped by {name} after step {trainer.global_step}: the same command goes on with "
             f"\"ckpt_path='{self.last_model_path}'\""
         )
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self._let_go()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._let_go()

@@ -108,15 +108,24 @@ def _source(target: str, roots: tuple[Path, ...]) -> _Source | None:
 
 def _class_arguments(node: ast.ClassDef, known: Mapping[str, str]) -> set[str] | None:
     init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-    if init is None and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
-        fields = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
-        return {field.id for field in fields if isinstance(field, ast.Name)}
     own = _names(init) - {"self"} if init else set()
+    if init is None and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+        own = set(_fields(node))
+        if not node.bases:
+            return own
     if init and not init.args.kwarg:
         return own
     bases = (known[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in known)
     inherited = next(map(arguments, bases), None)
     return None if inherited is None else own | inherited
+
+
+def _fields(node: ast.ClassDef) -> Iterator[str]:
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if "ClassVar" not in ast.unparse(item.annotation):
+            yield item.target.id
 
 
 def _names(function: ast.FunctionDef) -> set[str]:

@@ -72,10 +72,10 @@ def explained(text: str, overrides: Sequence[str]) -> str:
     lines = [line for line in text.splitlines() if "HYDRA_FULL_ERROR" not in line]
     if "mismatched input" in text or "token recognition error" in text or "no viable alternative" in text:
         return f"{' '.join(lines[0].split())}: {_QUOTING}"
-    if match := re.search(r"Could not override '([^']+)'|Could not append to config.*?'([^']+)'", text):
-        key = (match[1] or match[2]).partition("@")[0]
-        return f"{key} is no key of this run{_or(suggestions(key, keys(overrides)))}"
-    return " ".join(" ".join(lines).split())
+    if match := re.search(r"Could not override '([^'@]+)", text):
+        key = match[1]
+        return f"{key} is no key of this run{_meant(key, keys(overrides))}"
+    return " ".join(" ".join(lines).partition("Config search path")[0].split())
 
 
 def keys(overrides: Sequence[str]) -> list[str]:
@@ -115,5 +115,10 @@ def _paths(node: object, prefix: str) -> Iterable[str]:
             yield from _paths(value, path)
 
 
-def _or(found: Sequence[str]) -> str:
-    return f": did you mean {' or '.join(found)}?" if found else "; --help lists the groups, --cfg job every key"
+def _meant(key: str, known: Sequence[str]) -> str:
+    if found := suggestions(key, known):
+        return f": did you mean {' or '.join(found)}?"
+    node = key.rpartition(".")[0]
+    if beside := [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == node and node]:
+        return f": {node} has {', '.join(beside)}"
+    return "; --help lists the groups, --cfg job every key"
