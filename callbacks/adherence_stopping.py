@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from callbacks.sample_evaluation import SampleEvaluation
+from checks.values import at_least, one_of
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
@@ -90,12 +91,9 @@ class AdherenceStopping(Callback):
     """
 
     def __init__(self, *, num_standard_errors: float, patience: int, stop: bool, keep: str) -> None:
-        if not 0 <= num_standard_errors < math.inf:
-            raise ValueError(f"callbacks.adherence_stopping.num_standard_errors={num_standard_errors}: 0 or more")
-        if patience < 1:
-            raise ValueError(f"callbacks.adherence_stopping.patience={patience}: at least 1 check makes a drop")
-        if keep not in ("best", "last"):
-            raise ValueError(f"callbacks.adherence_stopping.keep={keep!r}: choose best or last")
+        at_least("callbacks.adherence_stopping.num_standard_errors", num_standard_errors, 0)
+        at_least("callbacks.adherence_stopping.patience", patience, 1, what="checks that make a drop")
+        one_of("callbacks.adherence_stopping.keep", keep, ("best", "last"))
         self.num_standard_errors, self.patience, self.stop, self.keep = num_standard_errors, patience, stop, keep
         self._steps: list[int] = []
         self._adherence: list[list[float]] = []

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch import Tensor
 
+from checks.values import at_least
 from datamodules.sprites.embedded_subject import EmbeddedSubject
 from datamodules.subject import PromptPair, Subject
 from evaluation.figures.identity import kept_paint, mean_identity
@@ -65,8 +66,7 @@ class SampleEvaluation(Callback):
     ) -> None:
         least = {"every_n_steps": (every_n_steps, 2), "num_prompts": (num_prompts, 1)}
         for name, (value, minimum) in (least | {"num_inference_steps": (num_inference_steps, 1)}).items():
-            if value < minimum:
-                raise ValueError(f"callbacks.sample_evaluation.{name}={value}: at least {minimum} is needed")
+            at_least(f"callbacks.sample_evaluation.{name}", value, minimum)
         self.every_n_steps, self.num_prompts = every_n_steps, num_prompts
         self.num_inference_steps, self.seed, self.dirpath = num_inference_steps, seed, Path(dirpath)
         self.judge, self.identity, self.metrics = judge, identity, dict(metrics)

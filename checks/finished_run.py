@@ -1,7 +1,6 @@
 """Finished runs, judged again or drawn with: their folders and configs; no torch, so that it is told at once."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from checks.arguments import check_nodes
+from checks.arguments import arguments, check_nodes
+from checks.assets import asset
+from checks.kind import is_classifier, trains_nothing
 from checks.moved import as_today
+from checks.values import finite
 
 if TYPE_CHECKING:
     from datamodules.subject import PromptPair
 
 _EVALUATION = ("evaluation.", "evaluation=", "evaluation/")  # a metric is added by +evaluation/metrics, dropped by ~
-_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=")
+_TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "model.", "trainer.accelerator=")
 
 
 def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
@@ -79,14 +81,6 @@ def steps_of(run_dir: Path, run_cfg: DictConfig) -> dict[str, Any]:
     return {name: record[name] for name in ("steps", "stopping") if name in record}
 
 
-def is_classifier(model: DictConfig) -> bool:
-    return str(model._target_).endswith(".VisionTransformer")
-
-
-def trains_nothing(adapter: DictConfig | None) -> bool:
-    return adapter is not None and str(adapter._target_).endswith(".NoAdapter")
-
-
 def evaluation_of(run_cfg: DictConfig, cfg: DictConfig) -> DictConfig:
     """This command line's evaluation, or the run's own where the default one is for another kind of model."""
     if cfg.evaluation._target_ == run_cfg.evaluation._target_:
@@ -101,34 +95,55 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """Puts this command line's `model.…`, `guidance` and `trainer.accelerator` into a finished run's config.
 
     `guidance=<group>` replaces the run's guidance as a whole; `guidance.key=value` changes one key of it, or of the new
-    one where both are given.
+    one where both are given. `model.guidance_scale` is that of what is drawn too, unless `guidance.guidance_scale` is
+    given beside it.
 
     Raises:
         ValueError: another override, which would have no effect on a finished run; or a key that the guidance lacks.
     """
-    if not is_classifier(run_cfg.model):
-        run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
-        run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
-        run_cfg.model.setdefault("indicator_augmentation", True)  # runs of before it was the model's choice
-    overrides = [override.removeprefix("+").removeprefix("+") for override in HydraConfig.get().overrides.task]
-    is_replaced = any(override.startswith("guidance=") for override in overrides)
+    overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     for override in overrides:
-        key = override.partition("=")[0]
-        if override.startswith(("model.", "trainer.accelerator=")):
+        _refuse_without_effect(override, run_cfg)
+    if not is_classifier(run_cfg):
+        _complete(run_cfg, cfg)
+    if any(override.startswith("guidance=") for override in overrides):
+        run_cfg.guidance = _with_guidance_scale(cfg.guidance, run_cfg)
+    given = [override.partition("=")[0] for override in overrides]
+    for key in given:
+        if key.startswith(("model.", "guidance.", "trainer.accelerator")):
             OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif override.startswith(("guidance=", "guidance.")):
-            if is_classifier(run_cfg.model):
-                raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
-            if is_replaced:
-                run_cfg.guidance = cfg.guidance
-            else:
-                OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
-        elif not override.startswith(_TAKEN) and not override.lstrip("~").startswith(_EVALUATION):
-            raise ValueError(
-                f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
-            )
+    if "model.guidance_scale" in given and "guidance.guidance_scale" not in given and run_cfg.get("guidance"):
+        run_cfg.guidance.guidance_scale = run_cfg.model.guidance_scale
     nodes = {name: run_cfg.get(name) for name in ("model", "guidance")}
     check_nodes({name: OmegaConf.to_container(node) for name, node in nodes.items() if node})
+
+
+def _refuse_without_effect(override: str, run_cfg: DictConfig) -> None:
+    if override.startswith(("guidance=", "guidance.")):
+        if is_classifier(run_cfg):
+            raise ValueError(f"{override} guides what is drawn, and this run is a classifier")
+    elif not override.lstrip("~").startswith((*_TAKEN, *_EVALUATION)):
+        raise ValueError(
+            f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
+        )
+
+
+def _complete(run_cfg: DictConfig, cfg: DictConfig) -> None:
+    """What runs of earlier versions do not say, as it was then."""
+    run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
+    run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
+    run_cfg.model.setdefault("indicator_augmentation", True)  # runs of before it was the model's choice
+    run_cfg.guidance = _with_guidance_scale(run_cfg.guidance, run_cfg)
+
+
+def _with_guidance_scale(guidance: DictConfig | None, run_cfg: DictConfig) -> DictConfig | None:
+    """`guidance` with the scale that the run's model is made for, unless it says one, and not this command line's."""
+    if guidance is None or "guidance_scale" not in (arguments(guidance._target_) or ()):
+        return guidance
+    said = None if OmegaConf.is_interpolation(guidance, "guidance_scale") else guidance.get("guidance_scale")
+    plain = OmegaConf.to_container(guidance)
+    scale = run_cfg.model.guidance_scale if said is None else said
+    return OmegaConf.create({**plain, "guidance_scale": scale})  # type: ignore[dict-item]
 
 
 def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":
@@ -156,7 +171,7 @@ def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[Pr
 
 
 def _resolved(pretrained: str) -> str:
-    folder = Path(pretrained).expanduser()
+    folder = Path(asset(pretrained)).expanduser()
     return str(folder.resolve()) if folder.is_dir() else pretrained
 
 
@@ -173,8 +188,8 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
     """
     if len(weights) != len(runs):
         raise ValueError(f"weights={list(weights)} for {len(runs)} different adapters: give one for each, adapters=[…]")
-    if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"weights={list(weights)}: numbers are needed")
+    for weight in weights:
+        finite("weights", weight)
     tokens = [name for cfg in runs.values() if cfg.get("token") for name in instantiate(cfg.token).files]
     if twice := [name for name in tokens if tokens.count(name) > 1]:
         raise ValueError(

@@ -1,8 +1,12 @@
 """A run folder is never written over, and a checkpoint goes on as its own run; no torch, so that it is told at once."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 _DECIDES = (
@@ -65,6 +69,31 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_used(out_dir: Path) -> None:
-    """`task=sample|evaluate` write into a folder that holds nothing yet but Hydra's own."""
-    if used := [path.name for path in out_dir.iterdir() if path.name != ".hydra"]:
+    """`task=sample|evaluate` write into a folder that holds nothing yet."""
+    if used := [path.name for path in out_dir.iterdir()]:
         raise FileExistsError(f"{out_dir} is used already ({min(used)}): choose another hydra.run.dir")
+
+
+class NoteNewFolders(Callback):
+    """Hydra's callback that looks, before Hydra makes the run folder, which folders are not there yet."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # which the name of the folder reads
+        run_dir = Path(str(config.hydra.run.dir)).absolute()
+        _NEW.extend(each for each in (run_dir, *run_dir.parents) if not each.exists())
+
+
+_NEW: list[Path] = []  # innermost first
+
+
+def remove_if_new(run_dir: Path) -> None:
+    """Takes away what Hydra made of an empty `run_dir`, for a run that was refused."""
+    if run_dir.absolute() in _NEW:
+        with suppress(OSError):  # something was written, and stays
+            for each in _NEW:
+                each.rmdir()
+
+
+def is_first_process() -> bool:
+    """Whether no other process of this run has been here: under DDP the others are started on the same command line."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -52,6 +52,9 @@ class Adapter(ABC):
     moves_features: ClassVar[bool] = True
     """Whether what the network computes can drift from the pretrained one at all."""
 
+    trains_nothing: ClassVar[bool] = False
+    """Then a run of it needs a learned token; read off the source by `checks`."""
+
     @abstractmethod
     def inject(self, model: Adaptable) -> Any:
         """Marks what trains, adding it where needed, and returns the network that serves as the frozen one.
@@ -151,6 +154,7 @@ class NoAdapter(Adapter):
     """Nothing of the network trains, as in textual inversion: it is its own frozen model, and leaves no file."""
 
     moves_features = False
+    trains_nothing = True
 
     def inject(self, model: Adaptable) -> Any:
         return model.network.requires_grad_(False)

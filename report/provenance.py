@@ -1,10 +1,13 @@
-"""What a run was made with: git commit and package versions."""
+"""What a run was made with: git commit, package versions and command line."""
 
 import json
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "hydra-core", "numpy", "torchvision")
 
@@ -17,6 +20,15 @@ def provenance() -> dict[str, Any]:
 def write_provenance(run_dir: Path) -> None:
     """Writes `provenance.json` into `run_dir`."""
     (run_dir / "provenance.json").write_text(json.dumps(provenance(), indent=2))
+
+
+def write_command_line(cfg: DictConfig, run_dir: Path) -> None:
+    """Writes `.hydra/` into `run_dir`, the three files that Hydra itself would write before a run is checked."""
+    folder = run_dir / ".hydra"
+    folder.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": HydraConfig.get()}), folder / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, folder / "overrides.yaml")
 
 
 def _git_commit() -> str | None:

@@ -73,7 +73,7 @@ def fit_vit(tiny_vit: Path, run_dir: Path, *overrides: str, steps: int = 4) -> P
 
 def train(monkeypatch: pytest.MonkeyPatch, tiny_sd: Path, run_dir: Path, *overrides: str, steps: int = 4) -> Path:
     """Trains in `run_dir` without judging the outcome."""
-    monkeypatch.setattr(run, "_judge", lambda *args, **kwargs: run_dir / "report.html")
+    monkeypatch.setattr("tasks.fit.judge", lambda *args, **kwargs: run_dir / "report.html")
     return fit(tiny_sd, run_dir, *overrides, steps=steps)
 
 

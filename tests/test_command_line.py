@@ -32,12 +32,14 @@ def photos(tmp_path: Path) -> Path:
 
 def run_py(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """`python run.py <overrides>` where importing torch, which takes the time, is an error of its own."""
+    given = any(each.startswith("hydra.run.dir=") for each in overrides)
+    run_dir = [] if given else [f"hydra.run.dir={tmp_path}/run"]
     guard = tmp_path / "guard"
     guard.mkdir(exist_ok=True)
     (guard / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     return subprocess.run(
-        [sys.executable, "run.py", f"hydra.run.dir={tmp_path}/run", "logger=csv", *overrides],
+        [sys.executable, "run.py", *run_dir, "logger=csv", *overrides],
         cwd=ROOT,
         env=environment | {"PYTHONPATH": str(guard)},
         capture_output=True,
@@ -91,6 +93,79 @@ def test_a_wrong_key_or_value_is_refused(tmp_path, override, words):
     assert result.returncode != 0
     assert "torch was imported" not in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("guidance_scale=1.5", "did you mean guidance.guidance_scale?"),
+        ("cfg_scale=1.5", "did you mean guidance.guidance_scale?"),
+        ("evaluation.guidance_scale=1.5", "did you mean guidance.guidance_scale?"),
+        ("guidance.w=1.5", "takes guidance_scale"),
+        ("guidance.scale=1.5", "takes guidance_scale"),
+        ("lr=1", "did you mean optimizer.lr?"),
+        ("trainer.max_stepz=1", "did you mean trainer.max_steps?"),
+        ("trainer=none", "Available options in 'trainer': default"),
+        ("optimizer.foo=1", "optimizer has _target_, _partial_, lr, weight_decay"),
+        ("data.root=my photos (1)", "\"data.root='/my photos'\""),
+        ("data.root=a=b", "\"data.root='/my photos'\""),
+    ],
+)
+def test_what_was_meant_is_said(tmp_path, override, meant):
+    assert_refused(run_py(tmp_path, override), meant)
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Modification time and content of all below `folder`, itself included."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
+
+
+REFUSED = {
+    "a bad key": ["+data.foo=1"],
+    "a key that Hydra refuses": ["data.foo=1"],
+    "a bad model folder": ["model.pretrained=no/such/folder"],
+    "a bad task": ["task=train"],
+    "a bad run": ["task=sample", "run=/no/such"],
+    "nothing wrong but the folder": [],
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED.values(), ids=REFUSED)
+def test_a_refused_run_leaves_a_run_s_folder_as_it_was(tmp_path, overrides):
+    run_dir = tmp_path / "run"
+    (run_dir / ".hydra").mkdir(parents=True)
+    (run_dir / ".hydra/overrides.yaml").write_text("- seed=1")
+    (run_dir / "config.yaml").write_text("name: earlier")
+    before = state(run_dir)
+    assert_refused(run_py(tmp_path, *overrides), "error: ")
+    assert state(run_dir) == before
+
+
+@pytest.mark.parametrize("overrides", list(REFUSED.values())[:-1], ids=list(REFUSED)[:-1])
+def test_a_refused_run_makes_no_folder_and_removes_none(tmp_path, overrides):
+    (tmp_path / "mine").mkdir()
+    assert_refused(run_py(tmp_path, *overrides, f"hydra.run.dir={tmp_path}/a/b/run"), "error: ")
+    assert not (tmp_path / "a").exists()
+    assert_refused(run_py(tmp_path, *overrides, f"hydra.run.dir={tmp_path}/mine"), "error: ")
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_a_path_with_everything_in_it(monkeypatch, tiny_sd, tmp_path, photos):
+    odd = photos.rename(tmp_path / "my photos (1), a=b")
+    run_dir = tmp_path / "a run (2), c=d"
+    train(monkeypatch, tiny_sd, run_dir, "experiment=dreambooth", *GOOD_FOLDER, f"data.root='{odd}'", steps=1)
+    assert (run_dir / "checkpoints/last.ckpt").is_file()
+
+
+def test_help_has_the_groups_and_ten_commands():
+    result = subprocess.run([sys.executable, "run.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    lines = result.stdout.splitlines()
+    commands = [line for line in lines if line.startswith("  holdfast ")]
+    assert len(commands) == 10
+    experiments = next(line for line in lines if line.startswith("experiment: "))
+    named = {each for line in commands for each in re.findall(r"experiment=([\w,]+)", line)}
+    assert {each for names in named for each in names.split(",")} <= set(experiments.split(": ")[1].split(", "))
 
 
 def test_a_missing_folder(tmp_path):

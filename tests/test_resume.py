@@ -51,7 +51,7 @@ def test_resumed_equals_unbroken(monkeypatch, tiny_sd, tmp_path, unbroken, num_w
         tiny_sd,
         tmp_path / "resumed",
         *OVERRIDES,
-        f"ckpt_path='{unbroken}/checkpoints/step={STOP}.ckpt'",
+        f"ckpt_path='{unbroken}/checkpoints/step_{STOP}.ckpt'",
         f"datamodule.num_workers={num_workers}",
         steps=STEPS,
     )
@@ -83,7 +83,7 @@ def test_a_run_that_was_really_stopped_resumes(monkeypatch, tiny_sd, tmp_path, u
 
 
 def test_a_checkpoint_holds_what_trains_and_plain_values(unbroken):
-    saved = checkpoint(unbroken / "checkpoints" / f"step={STOP}.ckpt")
+    saved = checkpoint(unbroken / "checkpoints" / f"step_{STOP}.ckpt")
     assert saved["state_dict"] and all("lora_" in name for name in saved["state_dict"])
     indicator = saved["callbacks"]["regularizer/overfitting_indicator"]
     assert all(isinstance(value, list | int | float) for value in indicator.values())

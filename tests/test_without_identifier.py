@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-import run
+from checks.config import check
 from checks.finished_run import prompt_pairs
 from datamodules.subject import prompt_pair
 from models.columns import token_columns
@@ -81,7 +81,7 @@ def paintings(tmp_path):
 
 
 def test_the_style_recipe_on_a_folder_with_captions(monkeypatch, tiny_sd, tmp_path, paintings):
-    subject = run.check(compose(tmp_path / "check", "experiment=dco_style", *paintings))
+    subject = check(compose(tmp_path / "check", "experiment=dco_style", *paintings))
     prompts = ["a fox in front of blossom trees", "a house by a lake, from above", "a photo of painting"]
     assert [picture.prompts.instance for picture in subject.train] == prompts
     assert all(p.instance == p.prior for p in [*(each.prompts for each in subject.train), *subject.evaluation_prompts])
@@ -129,7 +129,7 @@ def test_apt_aligns_the_maps_of_one_prompt(monkeypatch, tiny_sd, tmp_path):
 )
 def test_what_makes_no_sense_is_refused_before_anything_slow(tmp_path, overrides, message):
     with pytest.raises(Exception, match=message):
-        run.check(compose(tmp_path, *overrides))
+        check(compose(tmp_path, *overrides))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, Needs, TermOutput
+from checks.values import at_least
 
 
 def spectral_shrinkage(features: Tensor, *, k: int) -> Tensor:
@@ -47,8 +48,7 @@ class BatchSpectralShrinkage(Regularizer):
 
     def __init__(self, *, weight: float, k: int) -> None:
         super().__init__(weight=weight)
-        if k < 1:
-            raise ValueError(f"bss.k={k}: at least 1")
+        at_least("regularizer.bss.k", k, 1)
         self.k = k
 
     def loss(self, step: ClassificationStep) -> TermOutput:

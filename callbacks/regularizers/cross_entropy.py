@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, TermOutput
+from checks.values import share
 
 
 def mixed_cross_entropy(
@@ -39,8 +40,7 @@ class CrossEntropy(Regularizer):
 
     def __init__(self, *, weight: float, label_smoothing: float) -> None:
         super().__init__(weight=weight)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"cross_entropy.label_smoothing={label_smoothing}: between 0 and 1")
+        share("regularizer.cross_entropy.label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
 
     def loss(self, step: ClassificationStep) -> TermOutput:

@@ -5,6 +5,7 @@ from typing import ClassVar
 from callbacks.regularizer import Regularizer
 from callbacks.regularizers.denoising import denoising_loss
 from callbacks.step import DiffusionStep, Needs, TermOutput
+from checks.values import at_least
 
 
 class PriorPreservation(Regularizer):
@@ -19,8 +20,7 @@ class PriorPreservation(Regularizer):
 
     def __init__(self, *, weight: float, num_class_images: int) -> None:
         super().__init__(weight=weight)
-        if num_class_images < 1:
-            raise ValueError(f"prior_preservation.num_class_images={num_class_images}: at least one is needed")
+        at_least("regularizer.prior_preservation.num_class_images", num_class_images, 1)
         self.needs = Needs(class_images=num_class_images)
 
     def loss(self, step: DiffusionStep) -> TermOutput:

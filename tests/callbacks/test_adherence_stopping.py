@@ -114,7 +114,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights_at(run_dir: Path, step: int) -> list[torch.Tensor]:
     """Of a checkpoint, in the order of the names in the adapter's file, which differ by their prefix."""
-    return [value for _, value in sorted(checkpoint(run_dir / f"checkpoints/step={step}.ckpt")["state_dict"].items())]
+    return [value for _, value in sorted(checkpoint(run_dir / f"checkpoints/step_{step}.ckpt")["state_dict"].items())]
 
 
 def saved(run_dir: Path) -> list[torch.Tensor]:
@@ -128,10 +128,10 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 def test_a_run_stops_keeps_the_chosen_step_and_resumes_to_the_same(monkeypatch, tiny_sd, tmp_path):
     stopped = train(monkeypatch, tiny_sd, tmp_path / "stopped", *EVERY, steps=10)
-    assert not (stopped / "checkpoints/step=10.ckpt").exists()  # the drop was sure at step 8
+    assert not (stopped / "checkpoints/step_10.ckpt").exists()  # the drop was sure at step 8
     assert equal(saved(stopped), weights_at(stopped, 4)) and not equal(saved(stopped), weights_at(stopped, 8))
     # From behind the chosen step the weights to keep come out of the checkpoint.
-    path = f"ckpt_path='{stopped}/checkpoints/step=6.ckpt'"
+    path = f"ckpt_path='{stopped}/checkpoints/step_6.ckpt'"
     resumed = train(monkeypatch, tiny_sd, tmp_path / "resumed", *EVERY, path, steps=10)
     assert same(adapter_weights(stopped), adapter_weights(resumed))
     assert (stopped / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
@@ -146,7 +146,7 @@ def test_a_run_stops_keeps_the_chosen_step_and_resumes_to_the_same(monkeypatch, 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_without_stop_the_training_goes_on_and_is_told(monkeypatch, tiny_sd, tmp_path, keep):
     told = {}
-    monkeypatch.setattr("run._judge", lambda *args, info, **kwargs: told.update(info) or tmp_path / "report.html")
+    monkeypatch.setattr("tasks.fit.judge", lambda *args, info, **kwargs: told.update(info) or tmp_path / "report.html")
     import run
     from tests.runs import cheap
 

@@ -107,7 +107,7 @@ def test_resumed_equals_unbroken(monkeypatch, tiny_sd, tmp_path):
     overrides = ["experiment=apt_dreambooth", *BASE, *DRAWN, "callbacks.model_checkpoint.every_n_train_steps=3"]
     overrides.append("+callbacks.model_checkpoint.save_top_k=-1")
     unbroken = train(monkeypatch, tiny_sd, tmp_path / "unbroken", *overrides, steps=6)
-    path = f"ckpt_path='{unbroken}/checkpoints/step=3.ckpt'"
+    path = f"ckpt_path='{unbroken}/checkpoints/step_3.ckpt'"
     resumed = train(monkeypatch, tiny_sd, tmp_path / "resumed", *overrides, path, steps=6)
     assert same(adapter_weights(unbroken), adapter_weights(resumed))
     for name in ("metrics.csv", "samples/training.png"):
@@ -196,7 +196,7 @@ def test_wandb_is_shown_figures_gamma_and_pictures_while_the_run_goes_on(monkeyp
     logged = []
     wandb_run = MagicMock(log=logged.append)
     monkeypatch.setattr("report.wandb_logger.wandb_logger", lambda **_: WandbLogger(experiment=wandb_run))
-    monkeypatch.setattr("run._publish", lambda *_: logged.append("the training has ended"))
+    monkeypatch.setattr("report.wandb_logger.publish", lambda *_: logged.append("the training has ended"))
     logger = [f"+logger.wandb.{each}" for each in ("_target_=report.wandb_logger.wandb_logger", "project=p", "name=n")]
     validated = [*BASE, *DRAWN, *logger, "trainer.val_check_interval=2"]
     run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=apt_dreambooth", *validated, steps=4)
@@ -255,7 +255,7 @@ def test_photos_have_the_similarities_that_the_evaluation_names(monkeypatch, tin
 def test_photos_can_be_stopped_by_text_similarity(monkeypatch, tiny_sd, tiny_clip, tmp_path, photos):
     told = {}
     monkeypatch.setattr("callbacks.sample_evaluation.SimilarityCurves", lambda *_, **__: falling())
-    monkeypatch.setattr("run._judge", lambda *_, info, **__: told.update(info) or tmp_path / "report.html")
+    monkeypatch.setattr("tasks.fit.judge", lambda *_, info, **__: told.update(info) or tmp_path / "report.html")
     both = ["+callbacks=[sample_evaluation,adherence_stopping]", *(each for each in DRAWN if each[0] != "+")]
     run_dir = tmp_path / "run"
     run.fit(compose(run_dir, *cheap(tiny_sd, run_dir, steps=9), *photos, *clip_t(tiny_clip), *both), run_dir)

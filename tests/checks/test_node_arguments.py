@@ -39,8 +39,8 @@ def test_all_are_found():
 
 
 def test_a_class_without_arguments_takes_none():
-    with pytest.raises(ValueError, match=r"unknown key 'guidance\.foo': .*ClassifierFreeGuidance takes nothing"):
-        check_nodes({"guidance": {"_target_": "sampling.guidance.ClassifierFreeGuidance", "foo": 1}})
+    with pytest.raises(ValueError, match=r"unknown key 'adapter\.foo': .*NoAdapter takes nothing"):
+        check_nodes({"adapter": {"_target_": "models.adapters.NoAdapter", "foo": 1}})
 
 
 def test_what_is_not_ours_is_left_alone():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import run
+from checks.config import check
 from datamodules import draws
 from datamodules.draws import DrawStream, offset_noise
 from lightning_modules.diffusion import DiffusionModule
@@ -93,4 +93,4 @@ def test_every_training_row_and_no_heldout_one_has_it(monkeypatch, tiny_sd_v, tm
 def test_an_offset_that_cannot_be_is_refused(tmp_path, module, value):
     cfg = compose(tmp_path, "experiment=dreambooth", f"module={module}", f"module.noise_offset={value}")
     with pytest.raises(ValueError, match=r"module\.noise_offset="):
-        run.check(cfg)
+        check(cfg)

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision import models
 
 import run
+from checks.config import check
 from evaluation.figures.attributes import SAYS
 from evaluation.figures.pictures import check_metrics, figure_name
 from metrics.checkpoint_hash import checkpoint_hash
@@ -121,7 +122,7 @@ def test_every_figure_says_what_it_was_measured_with(monkeypatch, tiny_sd, tiny_
 )
 def test_what_cannot_be_had_is_told_before_anything_is_loaded(tmp_path, override, error, match):
     with pytest.raises(error, match=match):
-        run.check(compose(tmp_path, override))
+        check(compose(tmp_path, override))
 
 
 def test_two_figures_of_one_name_are_refused():

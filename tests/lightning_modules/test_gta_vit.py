@@ -132,7 +132,7 @@ def test_resume_is_bit_for_bit(tiny_vit, tmp_path, experiment):
     overrides = [f"experiment={experiment}", "callbacks.model_checkpoint.every_n_train_steps=2",
                  "+callbacks.model_checkpoint.save_top_k=-1"]  # fmt: skip
     whole = fit_vit(tiny_vit, tmp_path / "whole", *overrides, steps=4)
-    middle = whole / "checkpoints/step=2.ckpt"
+    middle = whole / "checkpoints/step_2.ckpt"
     assert checkpoint(middle)["global_step"] == 2
     resumed = fit_vit(tiny_vit, tmp_path / "resumed", *overrides, f"ckpt_path='{middle}'", steps=4)
     assert same(saved(whole), saved(resumed))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import run
+from checks.config import check
 from datamodules.subject import prompt_pair
 from lightning_modules.diffusion import DiffusionModule
 from models.families.sd import StableDiffusion
@@ -106,19 +107,19 @@ def test_a_prompt_without_the_token_is_refused(template):
 )
 def test_a_token_that_cannot_be_is_refused(tmp_path, override, message):
     with pytest.raises(Exception, match=message):
-        run.check(compose(tmp_path, "experiment=textual_inversion", override))
+        check(compose(tmp_path, "experiment=textual_inversion", override))
 
 
 def test_nothing_at_all_to_train_is_refused(tmp_path):
     with pytest.raises(ValueError, match="adapter=none trains nothing"):
-        run.check(compose(tmp_path, "experiment=dreambooth", "adapter=none"))
+        check(compose(tmp_path, "experiment=dreambooth", "adapter=none"))
 
 
 def test_a_classifier_has_no_words(tmp_path):
     cfg = compose(tmp_path, "experiment=finetune_vit")
     cfg.token = compose(tmp_path, "token=learned").token
     with pytest.raises(ValueError, match="adds a word to a text encoder"):
-        run.check(cfg)
+        check(cfg)
 
 
 def test_a_hub_models_tokenizer_is_asked_once_it_is_there(tiny_sd):
@@ -292,7 +293,7 @@ def test_resumed_equals_unbroken(monkeypatch, tiny_sd, tmp_path):
         "callbacks.model_checkpoint.every_n_train_steps=3", "+callbacks.model_checkpoint.save_top_k=-1",
     ]  # fmt: skip
     unbroken = train(monkeypatch, tiny_sd, tmp_path / "unbroken", *overrides, steps=6)
-    path = f"ckpt_path='{unbroken}/checkpoints/step=3.ckpt'"
+    path = f"ckpt_path='{unbroken}/checkpoints/step_3.ckpt'"
     resumed = train(monkeypatch, tiny_sd, tmp_path / "resumed", *overrides, path, steps=6)
     assert same(embeds(unbroken), embeds(resumed)) and same(adapter_weights(unbroken), adapter_weights(resumed))
     assert (resumed / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
@@ -412,4 +413,4 @@ def test_a_prompt_that_the_vectors_make_too_long_is_refused(monkeypatch, tiny_sd
 
 def test_the_token_is_named_in_one_place(tiny_sd, tmp_path):
     cfg = compose(tmp_path, *cheap(tiny_sd, tmp_path), *INVERSION, 'token.placeholder="<heart>"')
-    assert run.check(cfg).train[0].prompts.instance == "a photo of a <heart>"
+    assert check(cfg).train[0].prompts.instance == "a photo of a <heart>"

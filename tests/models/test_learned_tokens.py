@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import run
+from checks.config import check
 from checks.finished_run import finished_run
 from models.tokens.rows import TokenRows
 from report.metrics_csv import read_metrics
@@ -35,7 +36,7 @@ def embeds(run_dir):
 
 
 def test_every_token_gives_way_to_its_class_word(tmp_path):
-    data = run.check(compose(tmp_path, "experiment=textual_inversion", PROMPT, SCENE))
+    data = check(compose(tmp_path, "experiment=textual_inversion", PROMPT, SCENE))
     prompts = data.train[0].prompts
     assert prompts.instance == "a photo of a <subject> on an <scene> background"
     assert prompts.prior == data.class_prompt == "a photo of a heart on an olive background"
@@ -74,7 +75,7 @@ def test_tokens_that_cannot_be_are_refused(changes, message):
 )
 def test_tokens_that_data_or_tokenizer_do_not_fit_are_refused(tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
-        run.check(compose(tmp_path, "experiment=textual_inversion", PROMPT, *overrides))
+        check(compose(tmp_path, "experiment=textual_inversion", PROMPT, *overrides))
 
 
 def test_a_placeholder_that_the_tokenizer_has_is_refused(tiny_sd):
@@ -152,10 +153,10 @@ def test_resumed_equals_unbroken(monkeypatch, tiny_sd, tmp_path):
         "callbacks.model_checkpoint.every_n_train_steps=3", "+callbacks.model_checkpoint.save_top_k=-1",
     ]  # fmt: skip
     unbroken = train(monkeypatch, tiny_sd, tmp_path / "unbroken", *overrides, steps=6)
-    path = f"ckpt_path='{unbroken}/checkpoints/step=3.ckpt'"
+    path = f"ckpt_path='{unbroken}/checkpoints/step_3.ckpt'"
     resumed = train(monkeypatch, tiny_sd, tmp_path / "resumed", *overrides, path, steps=6)
     assert same(embeds(unbroken), embeds(resumed)) and embeds(resumed)["<scene>"].shape == (2, 32)
-    halfway = checkpoint(unbroken / "checkpoints/step=3.ckpt")["state_dict"]
+    halfway = checkpoint(unbroken / "checkpoints/step_3.ckpt")["state_dict"]
     assert list(halfway) == ["token_rows.text_encoder.rows"] and halfway["token_rows.text_encoder.rows"].shape == (
         3,
         32,

@@ -147,7 +147,7 @@ def _fit(folder: Path, max_steps: int, resume_step: int | None = None) -> bytes:
         default_root_dir=folder,
     )
     data = [DataLoader(torch.ones(5, 2)), DataLoader(torch.ones(1, 2))]
-    path = None if resume_step is None else folder / f"checkpoints/step={resume_step}.ckpt"
+    path = None if resume_step is None else folder / f"checkpoints/step_{resume_step}.ckpt"
     trainer.fit(_Model(), *data, ckpt_path=path, weights_only=False)
     return (folder / "metrics.csv").read_bytes()
 

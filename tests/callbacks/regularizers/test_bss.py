@@ -45,5 +45,5 @@ def test_takes_the_cls_token_after_the_norm():
 def test_refuses_more_values_than_there_are():
     with pytest.raises(ValueError, match=r"bss.k=4: 3 pictures of 4 features have 3 singular values"):
         spectral_shrinkage(FEATURES, k=4)
-    with pytest.raises(ValueError, match=r"bss.k=0: at least 1"):
+    with pytest.raises(ValueError, match=r"bss.k=0: 1 or more"):
         BatchSpectralShrinkage(weight=0.001, k=0)
