@@ -4,7 +4,7 @@ They are taken where `scaled_dot_product_attention` is called, behind norms and 
 before are named. A function mode is open for this only while a matched module runs: on one core of a CPU a step of the
 embedded UNet then takes 0.99 times (open during the whole pass: 1.08), of the embedded ViT 1.01 times what it took with
 forward hooks on the projections. Dynamo and inductor compile two graphs, as with hooks, without a break or a
-recompilation; under inductor the ViT's step takes 1.04 times what it took, within the noise.
+recompilation; under inductor the ViT's step takes 0.96 to 1.04 times what it took, which is the noise.
 """
 
 from abc import ABC, abstractmethod
