@@ -1,8 +1,10 @@
 """Query and key of any attention, self, cross or joint, of a denoiser or a ViT, while fused attention stays on.
 
 They are taken where `scaled_dot_product_attention` is called, behind norms and rotary embeddings, whatever the layers
-before are named. A function mode is open for this only while a matched module runs.
-(measured figures follow)
+before are named. A function mode is open for this only while a matched module runs: on one core of a CPU a step of the
+embedded UNet then takes 0.98 to 1.03 times what it took with forward hooks on the projections (1.08 with the mode open
+during the whole pass), of the embedded ViT 0.96 to 1.00 times under inductor; the noise is about as large. Dynamo
+compiles as many graphs as with hooks, two without checkpointing, and none again. The UNet was not run under inductor.
 """
 
 from abc import ABC, abstractmethod
