@@ -73,6 +73,15 @@ class ParallelRescaledGuider(BaseGuidance):
             stop=stop,
         )
 
+    @property
+    def guidance_scale(self) -> float:
+        """`w`, as diffusers' own guiders have it."""
+        return self._guidance.guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        self._guidance.guidance_scale = value
+
     def set_prior(self, prompt_embeds: Tensor, text_embeds: Tensor | None = None) -> None:
         """Gives the pretrained model a prompt of its own, with the class word alone, until it is given another.
 
