@@ -6,7 +6,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from checks.arguments import arguments, check_nodes
+from checks.arguments import arguments, check_nodes, class_attribute
 from checks.callbacks import check_callbacks
 from checks.folders import check_identity, check_judge, check_pipeline_folder, check_vit
 from checks.kind import is_classifier, trains_nothing
@@ -75,7 +75,7 @@ def _check_sections(cfg: DictConfig) -> None:
 
 def _check_model(cfg: DictConfig) -> None:
     if not is_classifier(cfg):
-        check_pipeline_folder(cfg.model.pretrained)
+        check_pipeline_folder(cfg.model.pretrained, class_attribute(cfg.model._target_, "pipeline_class"))
         return
     check_vit(cfg.model.pretrained, cfg.model.checkpoint)
     if cfg.get("guidance"):

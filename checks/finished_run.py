@@ -37,9 +37,8 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     written: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     run_cfg = OmegaConf.create(as_today(written))
     assert isinstance(run_cfg, DictConfig)
-    tuned = any((run_dir / name).is_dir() for name in ("adapter", "unet", "vit"))
-    if not tuned and not trains_nothing(run_cfg.get("adapter")):
-        raise FileNotFoundError(f"run={run} has no adapter/, unet/ or vit/: it was not finished")
+    if not any(run_dir.glob("*/*.safetensors")) and not trains_nothing(run_cfg.get("adapter")):
+        raise FileNotFoundError(f"run={run} has no folder of trained weights (adapter/, …): it was not finished")
     if run_cfg.get("token"):
         run_cfg.token.setdefault("others", {})  # runs of before there could be several
         instantiate(run_cfg.token).find(run_dir)
@@ -183,7 +182,7 @@ def check_mergeable(runs: Mapping[str, DictConfig], *, weights: Sequence[float])
         weights: one for each.
 
     Raises:
-        FileNotFoundError: a run has no adapter, for all of its UNet was tuned.
+        FileNotFoundError: a run has no adapter, for all of its model was tuned.
         ValueError: there are more or fewer weights than runs, or the runs tuned different models.
     """
     if len(weights) != len(runs):

@@ -2,59 +2,106 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 
-_WEIGHTS = {  # of each part, as diffusers and transformers call them
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-}
+INDEX = "model_index.json"
+_WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
+"""What the libraries of a pipeline's parts call their weights."""
+
+_OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that no run loads."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def check_pipeline_folder(pretrained: str) -> None:
-    """Refuses a local folder that is no complete Stable Diffusion pipeline; a hub id passes.
+def check_pipeline_folder(pretrained: str, pipeline_class: str | None) -> None:
+    """Refuses a local folder that is no complete pipeline of a class; a hub id passes.
+
+    Args:
+        pretrained: a folder or a hub id.
+        pipeline_class: of diffusers, as the model's family names it; None takes any.
 
     Raises:
         FileNotFoundError: no such folder, and no hub id either.
-        ValueError: a part of the pipeline is missing, named.
+        ValueError: another pipeline's folder, or a part of it is missing, named.
     """
     root = Path(pretrained).expanduser()
     if not root.is_dir():
         if not _HUB_ID.fullmatch(pretrained) or root.parts[0] == "assets":
             raise FileNotFoundError(f"model.pretrained={pretrained}: no such folder, and no hub id (owner/name) either")
         return
-    index_file = root / "model_index.json"
-    if not index_file.is_file():
-        raise ValueError(f"{root} is no diffusers pipeline: it lacks model_index.json (model.pretrained)")
-    index = _read_config(index_file)
-    if index.get("_class_name") != "StableDiffusionPipeline":
-        raise ValueError(f"{index_file} is a {index.get('_class_name')}: only StableDiffusionPipeline is supported yet")
-    needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-    needed |= dict.fromkeys(_WEIGHTS, "config.json")
-    for part, config in needed.items():
-        if not (root / part / config).is_file():
-            raise ValueError(f"{root} is incomplete: {part}/{config} is missing (model.pretrained)")
-        _read_config(root / part / config)
-    tokenizer = root / "tokenizer"
-    if not (tokenizer / "tokenizer.json").is_file():  # without a vocabulary every word would be the same token
-        for name in ("vocab.json", "merges.txt"):
-            if not (tokenizer / name).is_file():
-                raise ValueError(f"{root} is incomplete: tokenizer/{name} is missing (model.pretrained)")
-    for part in _WEIGHTS:
-        files = sorted((root / part).glob("*.safetensors"))
-        if not files:
-            raise ValueError(f"{root} is incomplete: {part}/ has no .safetensors weights (model.pretrained)")
-        for file in files:
-            check_safetensors(file)
+    if not (root / INDEX).is_file():
+        raise ValueError(f"{root} is no diffusers pipeline: it lacks {INDEX} (model.pretrained)")
+    index = _read_config(root / INDEX)
+    if pipeline_class and index.get("_class_name") != pipeline_class:
+        raise ValueError(
+            f"{root / INDEX} is a {index.get('_class_name')}, and this model takes a {pipeline_class}: choose the "
+            "model of that family, or another model.pretrained"
+        )
+    for name, (library, kind) in _parts(index).items():
+        if kind.endswith("Scheduler"):
+            _check_config_file(root / name / "scheduler_config.json")
+        elif "Tokenizer" in kind:
+            _check_config_file(root / name / "tokenizer_config.json")
+            _check_vocabulary(root / name)
+        elif library in _WEIGHTS:
+            _check_config_file(root / name / "config.json")
+            _check_weights(root / name)
+
+
+def _parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Library and class of each part that a `model_index.json` names and a run loads."""
+    pairs = {name: pair for name, pair in index.items() if isinstance(pair, list) and len(pair) == 2}
+    return {name: (str(a), str(b)) for name, (a, b) in pairs.items() if a and b and name not in _OPTIONAL}
+
+
+def _check_config_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parents[1]} is incomplete: {path.parent.name}/{path.name} is missing (model.pretrained)"
+        )
+    _read_config(path)
+
+
+def _check_vocabulary(folder: Path) -> None:
+    """Without a vocabulary every word would be the same token."""
+    whole = ("tokenizer.json", "spiece.model", "tokenizer.model")
+    if any((folder / name).is_file() for name in whole):
+        return
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise _incomplete(folder, f"{name} is missing")
+
+
+def _check_weights(folder: Path) -> None:
+    """All weights, in one file or in shards."""
+    files = set(folder.glob("*.safetensors"))
+    for shards in folder.glob("*.safetensors.index.json"):
+        files |= {folder / name for name in _read_config(shards).get("weight_map", {}).values()}
+    if not files:
+        raise ValueError(
+            f"{folder.parent} is incomplete: {folder.name}/ has no .safetensors weights (model.pretrained)"
+        )
+    for file in sorted(files):
+        if not file.is_file():
+            raise _incomplete(folder, f"{file.name} is missing")
+        check_safetensors(file)
 
 
 def pipeline_weights(pretrained: str) -> dict[str, Path | None]:
     """The file of each part's weights, in the folder or in the hub's cache; None where there are several, or none."""
-    return {part: _weights(pretrained, f"{part}/{file}") for part, file in _WEIGHTS.items()}
+    index = _weights(pretrained, INDEX)
+    parts = _parts(_read_config(index)) if index else {}
+    networks = {
+        name: _WEIGHTS[library]
+        for name, (library, kind) in parts.items()
+        if library in _WEIGHTS and not kind.endswith("Scheduler") and "Tokenizer" not in kind
+    }
+    return {name: _weights(pretrained, f"{name}/{file}") for name, file in networks.items()}
 
 
 def _weights(pretrained: str, name: str) -> Path | None:

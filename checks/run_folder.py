@@ -9,6 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from checks.moved import as_today
+
 _DECIDES = (
     "name",
     "seed",
@@ -46,7 +48,13 @@ def refuse_other_run(cfg: DictConfig) -> None:
     source = Path(cfg.ckpt_path).resolve().parents[1] / "config.yaml" if cfg.ckpt_path else None
     if source is None or not source.is_file():
         return
-    before, now = _flat(OmegaConf.load(source)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+    written: Any = OmegaConf.to_container(OmegaConf.load(source))
+    if as_today(written) != written:
+        raise ValueError(
+            f"ckpt_path={cfg.ckpt_path} is of a run of holdfast 0.1.0 ({source}): resume it with that version; "
+            "task=sample and task=evaluate take it as it is"
+        )
+    before, now = _flat(OmegaConf.create(written)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
     different = [
         key
         for key in sorted(before.keys() | now.keys())

@@ -111,6 +111,9 @@ class DiffusionFamily(PipelineWeights, ABC):
     loss_gap_scale: float
     indicator_augmentation: bool
 
+    pipeline_class: ClassVar[str]
+    """Of diffusers, as a `model_index.json` names it; read off the source by `checks`."""
+
     sites: ClassVar[Mapping[str, tuple[str, ...]]]
     """Patterns of the denoiser's default layers by what they are: "decoder_self", "text"."""
 
@@ -118,7 +121,7 @@ class DiffusionFamily(PipelineWeights, ABC):
     """What `picture_features` are, in words, for metrics.json."""
 
     def __post_init__(self) -> None:
-        check_pipeline_folder(self.pretrained)
+        check_pipeline_folder(self.pretrained, self.pipeline_class)
         if not 1 <= self.guidance_scale < float("inf"):  # below 1 diffusers' pipelines leave guidance out
             raise ValueError(f"model.guidance_scale={self.guidance_scale}: 1, which is no guidance, or more")
         self.pipeline: Any = self.load_pipeline()

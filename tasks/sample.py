@@ -6,6 +6,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from checks.arguments import class_attribute
 from checks.assets import with_assets
 from checks.finished_run import override_run, prompt_pairs, record_of_runs, runs_to_draw_with
 from checks.folders import check_pipeline_folder
@@ -32,7 +33,7 @@ def sample(cfg: DictConfig, out_dir: Path) -> None:
         raise ValueError("guidance=null draws nothing: guidance=cfg is classifier-free guidance")
     runs = [(folder, with_assets(each)) for folder, each in runs]
     _, run_cfg = runs[0]
-    check_pipeline_folder(run_cfg.model.pretrained)
+    check_pipeline_folder(run_cfg.model.pretrained, class_attribute(run_cfg.model._target_, "pipeline_class"))
     guidance = instantiate(run_cfg.guidance)
     pairs = prompt_pairs(list(cfg.prompts), [each for _, each in runs])
     model = _tuned(runs, list(cfg.weights))

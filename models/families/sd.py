@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -16,6 +16,8 @@ STATES = "encoder_hidden_states"
 
 class StableDiffusion(UNetFamily):
     """One text encoder of CLIP's kind; a condition is its hidden states `[B, tokens, D]`."""
+
+    pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
 
     def load_pipeline(self) -> StableDiffusionPipeline:
         folder = Path(self.pretrained).expanduser()

@@ -97,7 +97,7 @@ class LearnedToken:
         initializer: the word whose embedding it starts as, one token of the model, or as many as it has vectors;
             "{class_word}" is filled in; None starts at random.
         num_vectors: embeddings that one placeholder stands for, each of which takes a token of the prompt's length.
-        lr: their own learning rate; 5e-6 in DCO, beside 5e-5 for the UNet.
+        lr: their own learning rate; 5e-6 in DCO, beside 5e-5 for the denoiser.
         others: `{"style": {"class_word": "flat"}}` is written `<style>` in prompts and captions.
 
     Raises:
