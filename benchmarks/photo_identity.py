@@ -1,4 +1,4 @@
-"""How well identity is told on photographs: `python -m benchmarks.photo_identity`, for docs/benchmarks/photo_identity.md.
+"""Identity on photographs: `python -m benchmarks.photo_identity`, which writes docs/benchmarks/photo_identity.md.
 
 Every two photographs of the DreamBooth dataset are compared by the cosine that `image_similarity` is the mean of. The
 figure is the share of pairs of one subject that score higher than pairs of two (area under the ROC curve, 1 is perfect,
