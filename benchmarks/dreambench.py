@@ -138,7 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--experiments", nargs="+", default=["dreambooth", "apt_dreambooth", "dco_dreambooth"])
     parser.add_argument("--subjects", nargs="+", help="of the dataset; all if not given")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/dreambench", help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/dreambench.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/dreambench.md")
     parser.add_argument(
         "--workers", type=positive, default=1, help="processes of one thread each, on a CPU; one on a GPU"
     )

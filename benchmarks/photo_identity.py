@@ -1,4 +1,4 @@
-"""How well identity is told on photographs: `python -m benchmarks.photo_identity`, which writes docs/photo_identity.md.
+"""Identity on photographs: `python -m benchmarks.photo_identity`, which writes docs/benchmarks/photo_identity.md.
 
 Every two photographs of the DreamBooth dataset are compared by the cosine that `image_similarity` is the mean of. The
 figure is the share of pairs of one subject that score higher than pairs of two (area under the ROC curve, 1 is perfect,
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=PHOTOS, help="folder `dataset` of google/dreambooth")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, help="by name or folder; the hub's are fetched")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/photo_identity.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/photo_identity.md")
     args = parser.parse_args()
     pictures, subjects, classes = read(args.root)
     controls: tuple[Callable[[Pictures], Tensor], ...] = (color_histogram, thumbnail)

@@ -1,4 +1,4 @@
-"""GTA beside what it is compared with: `python -m benchmarks.gta.run` writes `docs/benchmark_gta.md`.
+"""GTA beside what it is compared with: `python -m benchmarks.gta.run` writes `docs/benchmarks/gta.md`.
 
 Of every method that has a weight, the weight is chosen first, for each share of the data, on a quarter of the
 *training* pictures, held out, with seeds of their own (GTA with TransMix takes GTA's); then every method trains on the
@@ -30,7 +30,7 @@ WEIGHTS: dict[str, tuple[str, tuple[float, ...] | None] | None] = {  # the key a
     "gta_vit": ("regularizer.spatial_attention_transfer.weight", (0.01, 0.1, 1.0, 10.0)),
     "gta_transmix_vit": ("regularizer.spatial_attention_transfer.weight", None),  # GTA's
 }
-RUN_SECONDS = 32  # of one run on one core of the machine that docs/benchmark_gta.md was made on
+RUN_SECONDS = 32  # of one run on one core of the machine that docs/benchmarks/gta.md was made on
 HELD_OUT = 0.25
 SELECTION_SEEDS = (100, 101)  # of draws of their own; the largest shares have pictures enough for the first one alone
 
@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, default=4)
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1)
     parser.add_argument("--root", type=Path, default=ROOT / "runs/benchmark_gta")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark_gta.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/gta.md")
     parser.add_argument("overrides", nargs="*", help="of run.py, for every run")
     return parser.parse_intermixed_args()
 

@@ -1,4 +1,4 @@
-"""Guidance side by side: `python -m benchmarks.guidance.run` writes its section of `docs/benchmark.md`.
+"""Guidance side by side: `python -m benchmarks.guidance.run` writes `docs/benchmarks/guidance.md`.
 
 Trains DreamBooth, APT and DCO on each subject, draws the evaluation prompts under every guidance from the same noise,
 and scores identity and prompt adherence (`metrics/sprites/`). Nothing that lies in the folder is done again, so the
@@ -25,7 +25,7 @@ DENOISING_STEPS = DEFAULT.denoising_steps
 GUIDANCE_SCALES = (None, 1.5, 2.5, 5.5, 7.5)  # of CFG; None is the model's own, as of everything else
 EXPERIMENTS = ("dreambooth", "apt_dreambooth", "dco_dreambooth")
 CONSISTENCY_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5)
-MINUTES_PER_SUBJECT = 16  # of one core of the machine that docs/benchmark.md was made on
+MINUTES_PER_SUBJECT = 16  # of one core of the machine that docs/benchmarks/guidance.md was made on
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def draw(folder: Path, subject: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "runs/benchmark_guidance", help="folder of the pictures")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/guidance.md")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of one thread each")
     args = parser.parse_args()
     root = args.root.resolve()

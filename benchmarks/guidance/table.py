@@ -92,7 +92,7 @@ def write(
     labels = list(dict.fromkeys(variant.label for variant in variants))
     lines = {label: [variant.name for variant in variants if variant.label == label] for label in labels}
     areas = fronts(found, lines)
-    plot, grid = (out.with_name(f"{out.stem}_guidance{kind}.png") for kind in ("", "_grid"))
+    plot, grid = (out.with_name(f"{out.stem}{kind}.png") for kind in ("", "_grid"))
     page = [
         "# Guidance: identity against prompt adherence",
         "",

@@ -53,7 +53,7 @@ SETTINGS = {  # to choose from, of the methods of one experiment: that of them w
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run; `seconds` of one run on one core of the machine that docs/benchmark.md was made on."""
+    """How much is run; `seconds` of one run on one core of the machine that docs/benchmarks/methods.md was made on."""
 
     chosen_on: tuple[str, ...]
     subjects: tuple[str, ...]

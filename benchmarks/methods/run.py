@@ -1,4 +1,4 @@
-"""APT beside what it is measured against: `python -m benchmarks.methods.run` writes its section of `docs/benchmark.md`.
+"""APT beside what it is measured against: `python -m benchmarks.methods.run` writes `docs/benchmarks/methods.md`.
 
 Every run is drawn with at several steps of its training, so that a method is a curve of identity against prompt
 adherence (METHODS.md §5). The settings of APT and of prior preservation are chosen on subjects of their own. A run that
@@ -100,7 +100,7 @@ def parse() -> tuple[Bench, Path]:
     parser.add_argument("--size", choices=SIZES, default="default")
     parser.add_argument("--seeds", type=positive, help="fewer than the size has: the rest can be added later")
     parser.add_argument("--root", type=Path, help="folder of the runs, runs/benchmark_<size> if not given")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmark.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/methods.md")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of one thread each")
     options = parser.parse_args()
     size = SIZES[options.size]

@@ -152,7 +152,7 @@ def write(
     tried: Tried, commits: Sequence[str], command: str,
 ) -> None:  # fmt: skip
     """Writes the page, the curves and the grid of the given run of each method."""
-    plot, grid = (out.with_name(f"{out.stem}_methods{kind}.png") for kind in ("", "_grid"))
+    plot, grid = (out.with_name(f"{out.stem}{kind}.png") for kind in ("", "_grid"))
     pictures = [
         f"![identity against adherence along training]({plot.name})",
         "",

@@ -1,4 +1,4 @@
-"""The arithmetic behind `docs/benchmark.md`."""
+"""The arithmetic behind `docs/benchmarks/guidance.md`."""
 
 import pytest
 

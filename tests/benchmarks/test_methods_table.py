@@ -1,4 +1,4 @@
-"""What `docs/benchmark.md` says of APT, from numbers that are known."""
+"""What `docs/benchmarks/methods.md` says of APT, from numbers that are known."""
 
 from dataclasses import replace
 

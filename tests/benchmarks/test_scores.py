@@ -1,4 +1,4 @@
-"""Every figure of `docs/benchmark.md` is read off files: these are of known pictures."""
+"""Every figure of `docs/benchmarks/methods.md` is read off files: these are of known pictures."""
 
 import numpy as np
 import pytest

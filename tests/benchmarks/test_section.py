@@ -4,7 +4,7 @@ from benchmarks.shared.section import write_section
 
 
 def test_a_section_is_replaced_in_its_place_and_others_stay(tmp_path):
-    page = tmp_path / "docs" / "benchmark.md"
+    page = tmp_path / "docs" / "benchmarks" / "methods.md"
     write_section(page, ["# Guidance", "", "old", "## Scores", ""], first=False)
     write_section(page, ["# Methods", "", "first"], first=True)
     write_section(page, ["# Guidance", "", "new"], first=False)
