@@ -61,10 +61,12 @@ def _parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _check_config_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(
-            f"{path.parents[1]} is incomplete: {path.parent.name}/{path.name} is missing (model.pretrained)"
-        )
+        raise _incomplete(path.parent, f"{path.name} is missing")
     _read_config(path)
+
+
+def _incomplete(folder: Path, why: str) -> ValueError:
+    return ValueError(f"{folder.parent} is incomplete: {folder.name}/{why} (model.pretrained)")
 
 
 def _check_vocabulary(folder: Path) -> None:
