@@ -37,7 +37,7 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def _let_go(self) -> None:
-        for each, handler in self._before.items():
+        for each, handler in getattr(self, "_before", {}).items():  # none, where it ended before the first step
             signal.signal(each, handler)
         self._before = {}
 

@@ -111,9 +111,7 @@ def _class_arguments(node: ast.ClassDef, known: Mapping[str, str]) -> set[str] |
     own = _names(init) - {"self"} if init else set()
     if init is None and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
         own = set(_fields(node))
-        if not node.bases:
-            return own
-    if init and not init.args.kwarg:
+    if not node.bases or (init and not init.args.kwarg):
         return own
     bases = (known[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in known)
     inherited = next(map(arguments, bases), None)

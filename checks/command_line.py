@@ -103,8 +103,15 @@ def suggestions(key: str, known: Iterable[str]) -> list[str]:
         return get_close_matches(key, same, n=3, cutoff=0) or same[:3]
     leaves = {each: each.rpartition(".")[2] for each in known}
     near = get_close_matches(leaf, leaves.values(), n=3, cutoff=0.75)
-    by_leaf = [each for each in known if leaves[each] in near]
-    return get_close_matches(key, by_leaf or known, n=3, cutoff=0 if by_leaf else 0.75)
+    if by_leaf := [each for each in known if leaves[each] in near]:
+        return get_close_matches(key, by_leaf, n=3, cutoff=0)
+    return [] if _beside(key, known) else get_close_matches(key, known, n=3, cutoff=0.75)
+
+
+def _beside(key: str, known: Iterable[str]) -> list[str]:
+    """The last parts of the `known` keys in the node of `key`."""
+    node = key.rpartition(".")[0]
+    return [each.rpartition(".")[2] for each in known if node and each.rpartition(".")[0] == node]
 
 
 def _paths(node: object, prefix: str) -> Iterable[str]:
@@ -118,7 +125,6 @@ def _paths(node: object, prefix: str) -> Iterable[str]:
 def _meant(key: str, known: Sequence[str]) -> str:
     if found := suggestions(key, known):
         return f": did you mean {' or '.join(found)}?"
-    node = key.rpartition(".")[0]
-    if beside := [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == node and node]:
-        return f": {node} has {', '.join(beside)}"
+    if beside := _beside(key, known):
+        return f": {key.rpartition('.')[0]} has {', '.join(beside)}"
     return "; --help lists the groups, --cfg job every key"

@@ -19,7 +19,7 @@ from models.attention import matching_attention
 
 
 class VisionTransformer:
-    """Any timm ViT with a [CLS] token and absolute positions, as `models.adapters.Adaptable` asks it.
+    """Any timm ViT with a [CLS] token, as `models.adapters.Adaptable` asks it.
 
     Args:
         pretrained: a folder in timm's layout, a name of timm ("vit_small_patch16_224.dino"), or a hub id

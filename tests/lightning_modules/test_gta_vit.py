@@ -256,8 +256,12 @@ def test_models_without_cls_token_are_refused(tmp_path):
     folder = save_tiny_vit(tmp_path / "avg", class_token=False, global_pool="avg")
     with pytest.raises(ValueError, match=r"no \[CLS\] token"):
         load(folder)
-    with pytest.raises(ValueError, match="rotary"):
-        load(save_tiny_vit(tmp_path / "rope", architecture="vit_small_patch16_rope_224"))
+
+
+def test_rotary_models_are_read_as_they_are(tmp_path):
+    folder = save_tiny_vit(tmp_path / "rope", architecture="vit_small_patch16_rope_224")
+    weights, found = load_file(folder / "model.safetensors"), load(folder).vit.state_dict()
+    assert weights.keys() == found.keys() and all(torch.equal(weights[name], found[name]) for name in weights)
 
 
 def test_distilled_models_train_both_heads(tmp_path):

@@ -251,7 +251,7 @@ def test_the_row_moves_under_bf16_autocast(monkeypatch, tiny_sd, tmp_path, overr
 
 def test_a_row_without_gradient_is_told(monkeypatch, tiny_sd, tmp_path):
     encode = LivePrompts.__call__
-    monkeypatch.setattr(LivePrompts, "__call__", lambda self, index: encode(self, index).detach())
+    monkeypatch.setattr(LivePrompts, "__call__", lambda self, index: encode(self, index).map(torch.Tensor.detach))
     with pytest.raises(RuntimeError, match="no gradient in the first step, token_rows"):
         train(monkeypatch, tiny_sd, tmp_path / "run", *BESIDE_LORA)
 
@@ -400,7 +400,8 @@ def test_plain_diffusers_draws_the_same_picture(monkeypatch, tiny_sd, tmp_path, 
 def test_a_run_without_its_embeddings_is_refused_at_once(monkeypatch, tiny_sd, tmp_path):
     run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", *INVERSION)
     (run_dir / "learned_embeds.safetensors").unlink()
-    monkeypatch.setattr(run, "_load", None)
+    monkeypatch.setattr("tasks.finished.load", None)
+    monkeypatch.setattr("tasks.sample.load", None)
     for task in ("sample", "evaluate"):
         with pytest.raises(FileNotFoundError, match=r"learned_embeds\.safetensors, which holds <subject>, is missing"):
             getattr(run, task)(compose(tmp_path / task, f"task={task}", f"run='{run_dir}'"), tmp_path / task)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import run
 from checks.config import check
-from checks.finished_run import finished_run
+from checks.finished_run import finished_run, prompt_pairs
 from models.tokens.rows import TokenRows
 from report.metrics_csv import read_metrics
 from tests.models.test_adapter import array
@@ -202,7 +202,7 @@ def test_plain_diffusers_and_merged_runs_draw_with_all_of_them(monkeypatch, tiny
 
     # What the frozen model is asked for, what cannot be merged, and what is missing.
     cfg = OmegaConf.load(run_dir / "config.yaml")
-    (pair,) = run.prompt_pairs([prompt], [cfg])
+    (pair,) = prompt_pairs([prompt], [cfg])
     assert pair.prior == "a photo of a heart on an olive background"
     cfg.token.placeholder = "<other>"
     twin = tmp_path / "twin"

@@ -132,7 +132,8 @@ class _Model(LightningModule):
 
 def _fit(folder: Path, max_steps: int, resume_step: int | None = None) -> bytes:
     torch.manual_seed(0)
-    checkpoint = ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    checkpoint = ModelCheckpoint(folder / "checkpoints", filename="step_{step}", every_n_train_steps=3, save_top_k=-1)
+    checkpoint.auto_insert_metric_name = False
     trainer = Trainer(
         accelerator="cpu",
         logger=MetricsCSV(folder, resume_step),
