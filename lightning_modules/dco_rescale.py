@@ -99,6 +99,17 @@ class DCORescaleModule(DiffusionModule):
         if isinstance(self.guidance, ParallelRescaledGuidance) and self.guidance.is_auto:
             self.guidance.scale = scale
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the last validation told: a run that goes on draws by its scale from the start."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["parallel_coefficients"] = self._coefficients
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._coefficients = checkpoint.get("parallel_coefficients")
+        if (scale := self.proposed_scale) is not None:
+            self._take(scale)
+
     def save(self, run_dir: Path) -> Path:
         """As `DiffusionModule.save`; with `guidance.scale=auto` the run's config then names the scale it has found.
 
@@ -113,9 +124,12 @@ class DCORescaleModule(DiffusionModule):
 
 
 def write_scale(config: Path, scale: float) -> None:
-    """Puts `scale` where a run's `config` says `auto`: from then on it is drawn by that number."""
+    """Puts `scale` where a run's `config` says `auto`: from then on it is drawn by that number.
+
+    The module's own `auto` stays, by which a resumed training is known to be the same.
+    """
     cfg = OmegaConf.load(config)
-    for key in ("guidance.scale", "module.guidance.scale", "evaluation.guidance.scale"):
+    for key in ("guidance.scale", "evaluation.guidance.scale"):
         if OmegaConf.select(cfg, key) == "auto":
             OmegaConf.update(cfg, key, scale)
     unfinished = config.with_suffix(".unfinished")

@@ -123,9 +123,21 @@ def test_an_automatic_scale_becomes_a_number(tiny_sd, tmp_path):
     proposed = read_metrics(run_dir / "metrics.csv")[PROPOSED][-1][1]
     cfg = OmegaConf.load(run_dir / "config.yaml")
     assert cfg.guidance.scale == pytest.approx(proposed, rel=1e-4) and cfg.guidance.scale < 1
-    assert cfg.evaluation.guidance.scale == cfg.module.guidance.scale == cfg.guidance.scale
+    assert cfg.evaluation.guidance.scale == cfg.guidance.scale and cfg.module.guidance.scale == "auto"
     judged = OmegaConf.load(run_dir / "metrics.json").evaluation.guidance
     assert judged.scale == pytest.approx(cfg.guidance.scale)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+def test_an_automatic_scale_is_in_the_checkpoint(tiny_sd, tmp_path, monkeypatch):
+    """The run goes on behind its last validation, and has no other."""
+    settings = [DCO, "guidance.scale=auto", "guidance.kappa=1e-6", "data.num_heldout=1", "optimizer.lr=1e-1"]
+    settings += ["trainer.val_check_interval=4", "callbacks.model_checkpoint.every_n_train_steps=5"]
+    first = train(monkeypatch, tiny_sd, tmp_path / "run", *settings, steps=5)
+    again = [*settings, f"ckpt_path='{first}/checkpoints/step_5.ckpt'"]
+    second = train(monkeypatch, tiny_sd, tmp_path / "again", *again, steps=6)
+    one, two = (OmegaConf.load(each / "config.yaml").guidance.scale for each in (first, second))
+    assert one == two < 1
 
 
 def test_an_automatic_scale_needs_held_out_pictures(tiny_sd, tmp_path, monkeypatch):
