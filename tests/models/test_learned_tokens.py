@@ -207,6 +207,7 @@ def test_plain_diffusers_and_merged_runs_draw_with_all_of_them(monkeypatch, tiny
     cfg.token.placeholder = "<other>"
     twin = tmp_path / "twin"
     (twin / "adapter").mkdir(parents=True)
+    (twin / "adapter/pytorch_lora_weights.safetensors").touch()
     OmegaConf.save(cfg, twin / "config.yaml")
     for name in ("learned_embeds.safetensors", "learned_embeds_scene.safetensors"):
         (twin / name).touch()
