@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from checks.arguments import arguments, check_nodes
+from checks.arguments import check_nodes
 from checks.assets import asset
 from checks.kind import is_classifier, trains_nothing
 from checks.moved import as_today
@@ -40,7 +40,6 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     if not any(run_dir.glob("*/*.safetensors")) and not trains_nothing(run_cfg.get("adapter")):
         raise FileNotFoundError(f"run={run} has no folder of trained weights (adapter/, …): it was not finished")
     if run_cfg.get("token"):
-        run_cfg.token.setdefault("others", {})  # runs of before there could be several
         instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
 
@@ -103,16 +102,16 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     for override in overrides:
         _refuse_without_effect(override, run_cfg)
-    if not is_classifier(run_cfg):
-        _complete(run_cfg, cfg)
     if any(override.startswith("guidance=") for override in overrides):
-        run_cfg.guidance = _with_guidance_scale(cfg.guidance, run_cfg)
+        run_cfg.guidance = cfg.guidance  # its scale is of the run's model from now on
     given = [override.partition("=")[0] for override in overrides]
     for key in given:
         if key.startswith(("model.", "guidance.", "trainer.accelerator")):
             OmegaConf.update(run_cfg, key, OmegaConf.select(cfg, key))
     if "model.guidance_scale" in given and "guidance.guidance_scale" not in given and run_cfg.get("guidance"):
         run_cfg.guidance.guidance_scale = run_cfg.model.guidance_scale
+    if (run_cfg.get("guidance") or {}).get("scale") == "auto":
+        raise ValueError("guidance.scale=auto is found by a training of module=dco_rescale: give a number in [0, 1]")
     nodes = {name: run_cfg.get(name) for name in ("model", "guidance")}
     check_nodes({name: OmegaConf.to_container(node) for name, node in nodes.items() if node})
 
@@ -125,24 +124,6 @@ def _refuse_without_effect(override: str, run_cfg: DictConfig) -> None:
         raise ValueError(
             f"{override} has no effect on a finished run: model.…, guidance, evaluation.… and prompts have"
         )
-
-
-def _complete(run_cfg: DictConfig, cfg: DictConfig) -> None:
-    """What runs of earlier versions do not say, as it was then."""
-    run_cfg.setdefault("guidance", cfg.guidance)  # runs of before there was a choice
-    run_cfg.datamodule.setdefault("val_train_pictures", cfg.datamodule.val_train_pictures)
-    run_cfg.model.setdefault("indicator_augmentation", True)  # runs of before it was the model's choice
-    run_cfg.guidance = _with_guidance_scale(run_cfg.guidance, run_cfg)
-
-
-def _with_guidance_scale(guidance: DictConfig | None, run_cfg: DictConfig) -> DictConfig | None:
-    """`guidance` with the scale that the run's model is made for, unless it says one, and not this command line's."""
-    if guidance is None or "guidance_scale" not in (arguments(guidance._target_) or ()):
-        return guidance
-    said = None if OmegaConf.is_interpolation(guidance, "guidance_scale") else guidance.get("guidance_scale")
-    plain = OmegaConf.to_container(guidance)
-    scale = run_cfg.model.guidance_scale if said is None else said
-    return OmegaConf.create({**plain, "guidance_scale": scale})  # type: ignore[dict-item]
 
 
 def prompt_pairs(prompts: Sequence[str], runs: Sequence[DictConfig]) -> "list[PromptPair]":

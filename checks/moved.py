@@ -96,6 +96,14 @@ KEYS = {"models.families.sd.StableDiffusion": {"indicator_scale": "loss_gap_scal
 """Keys of 0.1.0 and what they are called now, by today's path of the class that takes them."""
 
 
+SINCE: dict[str, dict[str, Any]] = {
+    "datamodule": {"val_train_pictures": 12},
+    "model": {"indicator_augmentation": True},
+    "token": {"others": {}},
+}
+"""Keys that runs of before there was a choice do not have, and what was done then."""
+
+
 def moved(target: str) -> str:
     """Today's path of the class `target`: itself, unless it was moved."""
     module, _, name = target.rpartition(".")
@@ -104,7 +112,7 @@ def moved(target: str) -> str:
 
 def as_today(config: dict[str, Any]) -> dict[str, Any]:
     """A run's `config`, plain containers, with targets and keys of 0.1.0 as they are called today."""
-    return _with_guidance_scale(_with_moved_judges(_with_moved_targets(config)))
+    return _with_guidance_scale(_with_moved_judges(_with_later_keys(_with_moved_targets(config))))
 
 
 def _with_moved_targets(config: Any) -> Any:
@@ -117,6 +125,15 @@ def _with_moved_targets(config: Any) -> Any:
             for key, value in config.items()
         }
     return [_with_moved_targets(each) for each in config] if isinstance(config, list) else config
+
+
+def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Of what draws: a classifier never had these keys."""
+    if (config.get("model") or {}).get("_target_") != "models.families.sd.StableDiffusion":
+        return config
+    completed = {name: keys | config[name] for name, keys in SINCE.items() if config.get(name)}
+    guidance = {"_target_": "sampling.guidance.ClassifierFreeGuidance"}
+    return {"guidance": guidance} | config | completed
 
 
 def _with_guidance_scale(config: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class DCORescaleModule(DiffusionModule):
         ValueError: another primary term, or `guidance.scale=auto` without a held-out picture to read it off.
     """
 
+    proposes_scale = True
+
     def __init__(self, *, guidance: Guidance | None, regularizers: Mapping[str, Regularizer], **kwargs: Any) -> None:
         super().__init__(guidance=guidance, regularizers=regularizers, **kwargs)
         primary = next(plugin for plugin in self.regularizers.values() if plugin.primary)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from datamodules.draws import DrawStream
 from datamodules.stream import epoch_order
 from datamodules.subject import PromptPair, Subject
 from lightning_modules.captures import Captures
-from lightning_modules.paired_validation import PairedValidation
+from lightning_modules.paired_validation import PairedValidation, ValidatedRows
 from lightning_modules.regularized import RegularizedModule
 from models.adapters import Adapter
 from models.columns import TokenColumns, subject_columns
@@ -65,6 +64,8 @@ class DiffusionModule(RegularizedModule):
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
         check_noise_offset(noise_offset)
+        if getattr(guidance, "is_auto", False) and not self.proposes_scale:
+            raise ValueError("guidance.scale=auto is found by module=dco_rescale: take that, or give a number")
         self.model, self.adapter, self.token, self.guidance = model, adapter, token, guidance
         self.seed, self.noise_offset = seed, noise_offset
         self.token_rows: Any = torch.nn.ModuleDict()  # of each text encoder, by its name in the pipeline
@@ -85,6 +86,9 @@ class DiffusionModule(RegularizedModule):
     kind: ClassVar[str] = "personalisation"
     step_type: ClassVar[type] = DiffusionStep
     serves: ClassVar[frozenset[str]] = frozenset({"reference", "sites", "attention", "token_columns", "class_images"})
+
+    proposes_scale: ClassVar[bool] = False
+    """Whether a training finds the scale of a `guidance.scale=auto`."""
 
     augments: ClassVar[bool] = False
     """Whether this module can augment pictures before they are encoded."""
@@ -279,7 +283,7 @@ class DiffusionModule(RegularizedModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.validated(batch["index"], batch["bin"])
 
-    def validated(self, index: Tensor, bins: Tensor) -> "ValidatedRows":
+    def validated(self, index: Tensor, bins: Tensor) -> ValidatedRows:
         """Asks both models of pictures `index` `[B]` at `bins` `[B]`, and adds what they say to the validation."""
         rows = self._validation.rows(index, bins)
         process = self.model.noise_process
@@ -310,13 +314,3 @@ class DiffusionModule(RegularizedModule):
         both = zip(batch["instance"], batch["prior"], strict=True)
         pairs = [PromptPair(instance=instance, prior=prior) for instance, prior in both]
         return sample_guided(self.model, pairs, self.guidance, seeds=batch["seed"].tolist(), description=None)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatedRows:
-    """What both models were asked in a validation, and what they predicted, `[B, C, h, w]` each but `t` `[B]`."""
-
-    noisy: Tensor
-    t: Tensor
-    student: Tensor
-    reference: Tensor

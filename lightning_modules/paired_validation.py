@@ -28,6 +28,16 @@ class ValidationRows:
     reference_condition: Condition
 
 
+@dataclass(frozen=True, slots=True)
+class ValidatedRows:
+    """What both models were asked in a validation, and what they predicted, `[B, C, h, w]` each but `t` `[B]`."""
+
+    noisy: Tensor
+    t: Tensor
+    student: Tensor
+    reference: Tensor
+
+
 class PairedValidation:
     """Sums over one validation: the two models' denoising losses by bin, and the distance of their predictions.
 

@@ -8,10 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from models.families.unet import UNetFamily
+from models.families.unet import STATES, UNetFamily
 from models.family import Condition, TextEncoder, Tokens
-
-STATES = "encoder_hidden_states"
 
 
 class StableDiffusion(UNetFamily):

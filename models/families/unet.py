@@ -12,6 +12,9 @@ from torch import Tensor
 from models.family import Condition, DiffusionFamily
 from models.noise_process import Epsilon, NoiseProcess, Velocity
 
+STATES = "encoder_hidden_states"
+"""The argument of a UNet that every prompt has; what other tensors a condition has are `added_cond_kwargs`."""
+
 
 class UNetFamily(DiffusionFamily):
     """A UNet with cross-attention to the text, latents `mean · scaling_factor`, ε- or v-prediction."""
@@ -86,8 +89,8 @@ class UNetFamily(DiffusionFamily):
 
     def denoise(self, denoiser: Any, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         dtype = denoiser.conv_in.weight.dtype  # `denoiser.dtype` walks through all parameters, 2 % of a small step
-        states = condition.tensors["encoder_hidden_states"].to(dtype)
-        added = {name: value.to(dtype) for name, value in condition.tensors.items() if name != "encoder_hidden_states"}
+        states = condition.tensors[STATES].to(dtype)
+        added = {name: value.to(dtype) for name, value in condition.tensors.items() if name != STATES}
         given = {"added_cond_kwargs": added} if added else {}
         prediction: Tensor = denoiser(noisy.to(dtype), self.noise_process.model_time(t), states, **given).sample
         return prediction
@@ -95,7 +98,7 @@ class UNetFamily(DiffusionFamily):
     def denoise_rows(self, denoiser: Any, condition: Condition, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         sample, timestep = args
         times = len(condition) // len(sample)
-        asked = {name: tensor for name, tensor in condition.tensors.items() if name != "encoder_hidden_states"}
+        asked = {name: tensor for name, tensor in condition.tensors.items() if name != STATES}
         given = kwargs.get("added_cond_kwargs") or {}
         added = {name: torch.cat([value] * times) for name, value in given.items()} | asked
         prediction: Tensor = denoiser(
@@ -103,7 +106,7 @@ class UNetFamily(DiffusionFamily):
             timestep,
             **kwargs
             | {
-                "encoder_hidden_states": condition.tensors["encoder_hidden_states"],
+                STATES: condition.tensors[STATES],
                 "added_cond_kwargs": added,
                 "return_dict": False,
             },

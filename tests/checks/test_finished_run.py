@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from checks.config import check
 from checks.finished_run import override_run
+from checks.moved import as_today
 from tests.runs import compose
 
 OWN = {"rule": "constant", "scale": 0.5, "kappa": 0.3, "consistency_scale": 1.0, "start": 0.0, "stop": 1.0}
@@ -19,7 +20,7 @@ RUN = {
 
 def overridden(tmp_path, *overrides, run_config=RUN):
     """The config of a finished run after this command line."""
-    run_cfg = OmegaConf.create(run_config)
+    run_cfg = OmegaConf.create(as_today(run_config))  # as `finished_run` reads it
     override_run(run_cfg, compose(tmp_path, "task=sample", "run=somewhere", *overrides))
     return run_cfg
 
@@ -34,7 +35,7 @@ def overridden(tmp_path, *overrides, run_config=RUN):
     ],
 )
 def test_a_key_of_the_run_s_own_guidance_is_changed_and_no_other(tmp_path, overrides, changed):
-    guidance = OmegaConf.to_container(overridden(tmp_path, *overrides).guidance)
+    guidance = OmegaConf.to_container(overridden(tmp_path, *overrides).guidance, resolve=True)
     assert guidance.pop("_target_").endswith(".ParallelRescaledGuidance")
     assert guidance == OWN | {"guidance_scale": SCALE} | changed
 
@@ -62,7 +63,7 @@ def test_the_scale_of_what_is_drawn(tmp_path, overrides, scale, before):
 
 def test_a_group_replaces_the_guidance_as_a_whole_and_keys_are_the_new_one_s(tmp_path):
     for overrides in (["guidance=consistency", "guidance.stop=0.5"], ["guidance.stop=0.5", "guidance=consistency"]):
-        guidance = OmegaConf.to_container(overridden(tmp_path, *overrides).guidance)
+        guidance = OmegaConf.to_container(overridden(tmp_path, *overrides).guidance, resolve=True)
         assert guidance.pop("_target_").endswith(".ConsistencyGuidance")
         assert guidance == {"guidance_scale": SCALE, "consistency_scale": 3.0, "start": 0.0, "stop": 0.5}
 
@@ -81,6 +82,7 @@ def test_a_group_replaces_the_guidance_as_a_whole_and_keys_are_the_new_one_s(tmp
         (["guidance=cfg", "guidance.scale=1"], r"'guidance\.scale': .*ClassifierFreeGuidance takes guidance_scale"),
         (["+model.foo=1"], r"unknown key 'model\.foo'"),
         (["optimizer.lr=1"], r"optimizer\.lr=1 has no effect on a finished run"),
+        (["guidance.scale=auto"], r"guidance\.scale=auto is found by a training of module=dco_rescale"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_known_ones(tmp_path, overrides, message):

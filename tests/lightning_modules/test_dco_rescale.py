@@ -199,3 +199,8 @@ def test_two_devices_draw_what_one_does(tiny_sd, tmp_path):
 
 def environment() -> dict[str, str]:
     return {**os.environ} | {"PYTHONPATH": str(ROOT)}
+
+
+def test_another_module_finds_no_scale(tiny_sd, tmp_path):
+    with pytest.raises(Exception, match=r"guidance\.scale=auto is found by module=dco_rescale"):
+        module_of(tiny_sd, tmp_path, "experiment=dreambooth", "guidance=parallel_rescaled", "guidance.scale=auto")
