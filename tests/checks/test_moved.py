@@ -54,4 +54,12 @@ def test_keys_that_have_a_new_name_are_renamed_wherever_the_model_stands(tmp_pat
     old = {"indicator_scale" if key == "loss_gap_scale" else str(key): value for key, value in model.items()}
     old["_target_"] = "lightning_modules.stable_diffusion.StableDiffusion"
     read = as_today({"model": old, "module": {"model": old}})
-    assert read == {"model": model, "module": {"model": model}}
+    assert {key: read[key] for key in ("model", "module")} == {"model": model, "module": {"model": model}}
+
+
+@pytest.mark.parametrize(
+    "experiment", ["apt_dreambooth", "dco_apt", "textual_inversion", "gta_vit", "pretrain_sprites_sd"]
+)
+def test_what_is_composed_today_stays_as_it_is(tmp_path, experiment):
+    config = OmegaConf.to_container(compose(tmp_path, f"experiment={experiment}"), resolve=True)
+    assert as_today(config) == config
