@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from checks import resolvers  # noqa: F401  which conf/ uses
 from checks.command_line import cause, composition_error_explained
+from checks.finished_run import refuse_other_tasks_keys
 from checks.run_folder import remove_if_new
 from tasks.evaluate import evaluate
 from tasks.fit import fit
@@ -34,8 +35,7 @@ def run(cfg: DictConfig) -> None:
     try:
         if cfg.task not in TASKS:
             raise ValueError(f"task={cfg.task}: choose one of {', '.join(TASKS)}")
-        if cfg.task != "sample" and (cfg.adapters or cfg.weights):
-            raise ValueError(f"adapters are merged by task=sample; task={cfg.task} takes none")
+        refuse_other_tasks_keys(cfg)
         TASKS[cfg.task](cfg, run_dir)
     except KeyboardInterrupt:
         sys.exit(f"stopped; what was written lies in {run_dir}")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
@@ -89,6 +89,9 @@ class AdherenceStopping(Callback):
         stop: end the training with the drop; otherwise it goes on, and the figures with it.
         keep: "best", the chosen step's weights, or "last", those that the training ended with.
     """
+
+    stops_by_adherence: ClassVar[bool] = True
+    """Whether a callback needs to know what pictures show; read off the source by `checks`."""
 
     def __init__(self, *, num_standard_errors: float, patience: int, stop: bool, keep: str) -> None:
         at_least("callbacks.adherence_stopping.num_standard_errors", num_standard_errors, 0)

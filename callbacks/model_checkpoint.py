@@ -57,7 +57,9 @@ class ModelCheckpoint(callbacks.ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._step:  # gradients accumulate, and are in no checkpoint
             return
-        self._stops = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        # Several processes agree in logged steps only, where they wait for each other anyway.
+        if trainer.world_size == 1 or trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            self._stops = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         ends = self._stops or trainer.should_stop or trainer.global_step == trainer.max_steps
         if ends and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

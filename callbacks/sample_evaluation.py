@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
@@ -51,6 +51,9 @@ class SampleEvaluation(Callback):
         judge, identity: see `evaluation.pictures.PictureEvaluation`.
         metrics: those of the evaluation, by their keys in `evaluation.metrics`.
     """
+
+    draws_along: ClassVar[bool] = True
+    """Whether a callback draws pictures along the training; read off the source by `checks`."""
 
     def __init__(
         self,
@@ -140,21 +143,17 @@ class SampleEvaluation(Callback):
 
     def _draw(self, pl_module: Any) -> list[Image.Image]:
         model = pl_module.model
-        # A fully tuned denoiser is float32 whatever the encoders are, and the pipeline hands it their dtype.
-        dtype = model.encoders[0].module.dtype
-        is_mixed = dtype != next(pl_module.denoiser.parameters()).dtype
         model.move_encoders(pl_module.device)
         try:
-            with torch.autocast(pl_module.device.type, dtype=dtype if is_mixed else None, enabled=is_mixed):
-                pictures, _ = sample_guided(
-                    model,
-                    self.pairs,
-                    pl_module.guidance,
-                    seeds=[self.seed + number for number in range(len(self.pairs))],
-                    num_inference_steps=self.num_inference_steps,
-                    description=None,
-                )
-                return pictures
+            pictures, _ = sample_guided(
+                model,
+                self.pairs,
+                pl_module.guidance,
+                seeds=[self.seed + number for number in range(len(self.pairs))],
+                num_inference_steps=self.num_inference_steps,
+                description=None,
+            )
+            return pictures
         finally:
             pl_module.release_encoders()
 

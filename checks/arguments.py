@@ -98,7 +98,8 @@ def _source(target: str, roots: tuple[Path, ...]) -> _Source | None:
     if file is None:
         return None
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    known = dict(_imports(tree)) | {each: f"{module}.{each}" for each in _classes(tree)}
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    known = dict(_imports(tree, package)) | {each: f"{module}.{each}" for each in _classes(tree)}
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return _Source(node, known)
@@ -130,10 +131,13 @@ def _names(function: ast.FunctionDef) -> set[str]:
     return {each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
 
 
-def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
+    """Full names by what they are called here, of imports for type checkers and relative ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((alias.asname or alias.name, f"{module}.{alias.name}") for alias in node.names)
 
 
 def _classes(tree: ast.Module) -> Iterator[str]:

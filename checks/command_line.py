@@ -15,7 +15,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from checks.assets import ROOT
 
-_SAID_ELSEWHERE = {"cfg_scale": "guidance.guidance_scale", "guidance_scale": "guidance.guidance_scale"}
+_SAID_ELSEWHERE = {
+    "cfg_scale": "guidance.guidance_scale",
+    "guidance_scale": "guidance.guidance_scale",
+    "learning_rate": "optimizer.lr",
+    "steps": "trainer.max_steps",
+    "max_train_steps": "trainer.max_steps",
+}
 """Keys of other programs, or that lie in several nodes, and the one that is meant."""
 
 _QUOTING = (
@@ -111,7 +117,8 @@ def suggestions(key: str, known: Iterable[str]) -> list[str]:
 def _beside(key: str, known: Iterable[str]) -> list[str]:
     """The last parts of the `known` keys in the node of `key`."""
     node = key.rpartition(".")[0]
-    return [each.rpartition(".")[2] for each in known if node and each.rpartition(".")[0] == node]
+    beside = [each.rpartition(".")[2] for each in known if node and each.rpartition(".")[0] == node]
+    return [name for name in beside if not name.startswith("_")]
 
 
 def _paths(node: object, prefix: str) -> Iterable[str]:

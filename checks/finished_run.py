@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datamodules.subject import PromptPair
 
 _EVALUATION = ("evaluation.", "evaluation=", "evaluation/")  # a metric is added by +evaluation/metrics, dropped by ~
+_DRAWN = ("evaluation.images_per_prompt=", "evaluation.seed=")
 _TAKEN = ("task=", "run=", "adapters=", "weights=", "prompts=", "model.", "trainer.accelerator=")
 
 
@@ -42,6 +43,17 @@ def finished_run(run: str | None, *, task: str) -> tuple[Path, DictConfig]:
     if run_cfg.get("token"):
         instantiate(run_cfg.token).find(run_dir)
     return run_dir, run_cfg
+
+
+def refuse_other_tasks_keys(cfg: DictConfig) -> None:
+    """Raises:
+    ValueError: a key of another task is given, which this one would not look at.
+    """
+    takes = {"fit": (), "evaluate": ("run",), "sample": ("run", "adapters", "weights", "prompts")}[cfg.task]
+    for key in ("run", "adapters", "weights", "prompts"):
+        if cfg[key] and key not in takes:
+            where = "task=sample or task=evaluate" if key == "run" else "task=sample"
+            raise ValueError(f"{key}={cfg[key]} belongs to {where}, and this is task={cfg.task}")
 
 
 def runs_to_draw_with(cfg: DictConfig) -> list[tuple[Path, DictConfig]]:
@@ -101,7 +113,7 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     """
     overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     for override in overrides:
-        _refuse_without_effect(override, run_cfg)
+        _refuse_without_effect(override, run_cfg, cfg.task)
     if any(override.startswith("guidance=") for override in overrides):
         run_cfg.guidance = cfg.guidance  # its scale is of the run's model from now on
     given = [override.partition("=")[0] for override in overrides]
@@ -116,7 +128,9 @@ def override_run(run_cfg: DictConfig, cfg: DictConfig) -> None:
     check_nodes({name: OmegaConf.to_container(node) for name, node in nodes.items() if node})
 
 
-def _refuse_without_effect(override: str, run_cfg: DictConfig) -> None:
+def _refuse_without_effect(override: str, run_cfg: DictConfig, task: str) -> None:
+    if task == "sample" and override.lstrip("~").startswith(_EVALUATION) and not override.startswith(_DRAWN):
+        raise ValueError(f"{override} judges, and task=sample only draws: {' and '.join(_DRAWN)} have an effect on it")
     if override.startswith(("guidance=", "guidance.")):
         if is_classifier(run_cfg):
             raise ValueError(f"{override} guides what is drawn, and this run is a classifier")

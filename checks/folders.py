@@ -1,4 +1,4 @@
-"""Checks of a diffusers folder that need no torch, so that a bad one is refused before anything is loaded."""
+"""Checks of a model's folder that need no torch, so that a bad one is refused before anything is loaded."""
 
 import json
 import re

@@ -37,15 +37,20 @@ _MAY_CHANGE = (
 
 def refuse_existing(run_dir: Path, ckpt_path: str | None) -> None:
     """A run is never written over; an unfinished one goes on in place, by its own checkpoint and `hydra.run.dir`."""
-    continued = ckpt_path is not None and Path(ckpt_path).resolve().parents[1] == run_dir.resolve()
+    continued = ckpt_path is not None and _run_of(ckpt_path) == run_dir.resolve()
     taken = "report.html" if continued else "config.yaml"
     if (run_dir / taken).exists():
         raise FileExistsError(f"{run_dir} holds a run already ({taken}): choose another hydra.run.dir")
 
 
+def _run_of(ckpt_path: str) -> Path:
+    """The folder of the run that a checkpoint lies in."""
+    return Path(ckpt_path).resolve().parent.parent
+
+
 def refuse_other_run(cfg: DictConfig) -> None:
     """A checkpoint goes on as the run that it is from: whatever decides the numbers must be as it was."""
-    source = Path(cfg.ckpt_path).resolve().parents[1] / "config.yaml" if cfg.ckpt_path else None
+    source = _run_of(cfg.ckpt_path) / "config.yaml" if cfg.ckpt_path else None
     if source is None or not source.is_file():
         return
     written: Any = OmegaConf.to_container(OmegaConf.load(source))
@@ -60,6 +65,7 @@ def refuse_other_run(cfg: DictConfig) -> None:
         for key in sorted(before.keys() | now.keys())
         if key.partition(".")[0] in _DECIDES
         and key.removeprefix("module.") not in _MAY_CHANGE
+        and not key.startswith("module.guidance.")  # of what is drawn
         and before.get(key) != now.get(key)
     ]
     if different:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from checks.values import at_least
 from datamodules.subject import PromptPair, Subject
 from evaluation.drawings.guidance_grid import GuidanceGrid
 from evaluation.drawings.token_attention import TokenAttention
@@ -60,8 +61,7 @@ class PictureEvaluation(Evaluation):
         metrics: Mapping[str, PictureMetric],
     ) -> None:
         for name, value in (("images_per_prompt", images_per_prompt), ("max_prompts", max_prompts)):
-            if value < 1:
-                raise ValueError(f"evaluation.{name}={value}: at least one picture is needed to judge a run")
+            at_least(f"evaluation.{name}", value, 1, what="to judge a run")
         self.images_per_prompt, self.max_prompts, self.seed = images_per_prompt, max_prompts, seed
         if guidance is None:
             raise ValueError(

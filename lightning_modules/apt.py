@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
+from checks.values import at_least, one_of
 from datamodules import draws
 from datamodules.draws import DrawStream
 from lightning_modules.augmentation import draw_warp, warp_picture
@@ -36,10 +37,8 @@ class Augmentation:
     bank: int
 
     def __post_init__(self) -> None:
-        if self.max_zoom < 1:
-            raise ValueError(f"module.augmentation.max_zoom={self.max_zoom}: pictures are zoomed out, by 1 or more")
-        if self.border not in ("black", "reflect"):
-            raise ValueError(f"module.augmentation.border={self.border!r}: choose black or reflect")
+        at_least("module.augmentation.max_zoom", self.max_zoom, 1, what="by which pictures are zoomed out")
+        one_of("module.augmentation.border", self.border, ("black", "reflect"))
 
 
 class APTDiffusionModule(DiffusionModule):

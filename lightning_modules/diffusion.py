@@ -1,7 +1,6 @@
 """`DiffusionModule`: one student pass and at most one frozen pass a step, for every baseline."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,7 +63,7 @@ class DiffusionModule(RegularizedModule):
     ) -> None:
         super().__init__(regularizers=regularizers, optimizer=optimizer, lr_scheduler=lr_scheduler)
         check_noise_offset(noise_offset)
-        if getattr(guidance, "is_auto", False) and not self.proposes_scale:
+        if guidance is not None and guidance.is_auto and not self.proposes_scale:
             raise ValueError("guidance.scale=auto is found by module=dco_rescale: take that, or give a number")
         self.model, self.adapter, self.token, self.guidance = model, adapter, token, guidance
         self.seed, self.noise_offset = seed, noise_offset
@@ -156,7 +155,6 @@ class DiffusionModule(RegularizedModule):
                 subject,
                 count=self.needs.class_images,
                 cache_dir=self.class_image_dir,
-                frozen_pipeline=self.frozen_pipeline,
             )
             if self.trainer.is_global_zero:
                 self.trainer.strategy.barrier()
@@ -238,12 +236,6 @@ class DiffusionModule(RegularizedModule):
         """The frozen model's pass over the given rows: the one call a step at which anything frozen runs."""
         with self.adapter.disabled():
             return self._forward(self.frozen_denoiser, self._frozen_captures, noisy, t, condition)
-
-    @contextmanager
-    def frozen_pipeline(self) -> Iterator[Any]:
-        """Context that gives the pipeline with the pretrained denoiser in it; afterwards the student is back."""
-        with self.adapter.disabled(), self.model.drawing_with(self.frozen_denoiser) as pipeline:
-            yield pipeline
 
     def _captures_of(self, denoiser: Any) -> Captures:
         model = self.model

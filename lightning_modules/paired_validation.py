@@ -44,7 +44,7 @@ class PairedValidation:
     A picture's noise is the same in every validation, its latent is the posterior's mean, a bin's time its middle.
 
     Args:
-        model: with its text encoder on the device.
+        model: with its encoders on the device.
         heldout, train: pictures; a row of a batch is a number into `(*heldout, *train)`.
         moments: of the VAE's posterior, `[pictures, 2 C, h, w]`.
         num_bins: equal bins of `t`.
@@ -71,7 +71,7 @@ class PairedValidation:
         self.encode_students()
 
     def encode_students(self) -> None:
-        """Encodes the student's prompts as its text encoder is now, for a token in it may have moved."""
+        """Encodes the student's prompts as they are encoded now, for a token in it may have moved."""
         self._student_conditions = self._model.encode_prompts(self._prompts)
 
     def begin(self) -> None:

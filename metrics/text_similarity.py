@@ -1,6 +1,6 @@
 """Text similarity: how well pictures fit their prompts, by a model that embeds both."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +31,8 @@ class TextSimilarity(MeanBackboneMetric):
 
     name = "text_similarity"
     higher_is_better = True
+    tells_adherence: ClassVar[bool] = True
+    """Whether it compares pictures with their prompts, one by one; read off the source by `checks`."""
 
     def check(self, *, num_pictures: int, images_per_prompt: int) -> None:
         """Also refuses a model that cannot read; see `PictureMetric.check`."""

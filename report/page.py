@@ -55,8 +55,8 @@ _ATTENTION = (
 )
 _TRAINING = (
     "Grid of pictures drawn along the training: a row for each prompt, a column for each check, with its step.",
-    "The tuned model under the same prompts from the same noise, in fewer denoising steps than the samples above and "
-    "with classifier-free guidance.",
+    "The tuned model under the same prompts from the same noise, by the run's guidance, in fewer denoising steps than "
+    "the samples above.",
 )
 
 

@@ -3,10 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -24,19 +21,17 @@ def class_images(
     *,
     count: int,
     cache_dir: Path,
-    frozen_pipeline: Callable[[], AbstractContextManager[Any]],
 ) -> Tensor:
     """uint8 `[count, 3, H, W]` of the class prompt; picture `i` is drawn from seed `i`, if it is not in the cache yet.
 
     Args:
         cache_dir: the pictures lie in a folder of it that is named after everything they depend on.
-        frozen_pipeline: context that gives the pipeline with the pretrained denoiser in it.
 
     Raises:
         ValueError: the subject has no class, or its class prompt is what a training picture is called as well.
     """
     prompt = _class_prompt(subject)
-    with frozen_pipeline():
+    with model.pretrained_pipeline():
         folder = _cache_folder(model, prompt, cache_dir)
         missing = [number for number in range(count) if not (folder / f"{number:04d}.png").exists()]
         pictures = sample(

@@ -126,6 +126,9 @@ class Guidance(ABC):
     rows: tuple[str, ...]
     """The predictions that it takes, by their names at the top of this file."""
 
+    is_auto: bool = False
+    """Whether a training of module=dco_rescale finds a setting of it."""
+
     def __init__(self, *, guidance_scale: float) -> None:
         if not 1 <= guidance_scale < math.inf:  # below 1 diffusers' pipelines leave guidance out
             raise ValueError(f"guidance.guidance_scale={guidance_scale}: 1, which is no guidance, or more")

@@ -42,7 +42,7 @@ def sample(
     """
     pictures: list[Image.Image] = []
     size = model.inference_batch_size
-    with _eval_mode(model):
+    with _drawing(model):
         hidden = description is None or not prompts
         for start in track(range(0, len(prompts), size), description or "", disable=hidden):
             chunk = slice(start, start + size)
@@ -83,7 +83,7 @@ def sample_guided(
     pictures: list[Image.Image] = []
     diagnostics: list[dict[str, Tensor]] = []
     size, steps = model.inference_batch_size, num_inference_steps or model.num_inference_steps
-    with _eval_mode(model):
+    with _drawing(model):
         for start in track(range(0, len(prompts), size), description or "", disable=description is None):
             chunk = slice(start, start + size)
             own = guidance if isinstance(guidance, Guidance) else PerPictureGuidance(guidance[chunk])
@@ -116,11 +116,20 @@ def _conditions(model: DiffusionFamily, prompts: Sequence[PromptPair], rows: Seq
 
 
 @contextmanager
-def _eval_mode(model: DiffusionFamily) -> Iterator[None]:
+def _drawing(model: DiffusionFamily) -> Iterator[None]:
+    """Context in which the pipeline's denoiser draws, whatever it was about."""
     denoiser = model.network
-    was_training = denoiser.training
+    was_training, device = denoiser.training, model.pipeline.device
+    # A fully tuned denoiser is float32 whatever the encoders are, and the pipeline hands it their dtype.
+    dtype = model.encoders[0].module.dtype
+    is_mixed = dtype != next(denoiser.parameters()).dtype
     denoiser.eval()
     try:
-        yield
+        # Compiled for training, it would be compiled anew for each size, and leave the hooks of a mixed batch out.
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.autocast(device.type, dtype if is_mixed else None, enabled=is_mixed),
+        ):
+            yield
     finally:
         denoiser.train(was_training)

@@ -38,8 +38,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     evaluation = instantiate(found.evaluation) if data else None
     datamodule = instantiate(found.datamodule, data) if data else instantiate(found.datamodule)
-    drawn_by = {"guidance": evaluation.guidance} if evaluation and found.get("guidance") else {}  # one, for both
-    module = instantiate(found.module, **drawn_by)
+    module = instantiate(found.module, **_drawn_by(found, evaluation))
     if evaluation:
         evaluation.check(module.model, data)
     if is_first_process():
@@ -86,6 +85,19 @@ def _global_step(ckpt_path: str | None) -> int | None:
         raise ValueError(f"ckpt_path={ckpt_path} is no checkpoint of a run ({type(error).__name__})") from None
 
 
+def _drawn_by(cfg: DictConfig, evaluation: Any) -> dict[str, Any]:
+    """The one guidance by which the module and its evaluation draw.
+
+    Raises:
+        ValueError: they are given different ones.
+    """
+    if not (evaluation and cfg.get("guidance") and "guidance" in cfg.module):
+        return {}
+    if not cfg.module.guidance == cfg.evaluation.guidance == cfg.guidance:
+        raise ValueError("module.guidance and evaluation.guidance are guidance: set guidance.… alone")
+    return {"guidance": evaluation.guidance}
+
+
 def _write_down(cfg: DictConfig, resolved: Any, run_dir: Path) -> None:
     from report.provenance import write_command_line, write_provenance
 
@@ -99,7 +111,7 @@ def _loggers(cfg: DictConfig, resolved: Any, run_dir: Path, *, resume_step: int 
     from report.provenance import provenance
 
     if cfg.ckpt_path and is_first_process():
-        carry_over(Path(cfg.ckpt_path).resolve().parents[1] / "metrics.csv", run_dir)
+        carry_over(Path(cfg.ckpt_path).resolve().parent.parent / "metrics.csv", run_dir)
     loggers = [MetricsCSV(run_dir, resume_step=resume_step), *(instantiate(cfg.logger) or {}).values()]
     for logger in loggers:
         logger.log_hyperparams({"config": resolved, **provenance()})

@@ -106,7 +106,7 @@ def test_a_wrong_key_or_value_is_refused(tmp_path, override, words):
         ("lr=1", "did you mean optimizer.lr?"),
         ("trainer.max_stepz=1", "did you mean trainer.max_steps?"),
         ("trainer=none", "Available options in 'trainer': default"),
-        ("optimizer.foo=1", "optimizer has _target_, _partial_, lr, weight_decay"),
+        ("optimizer.foo=1", "optimizer has lr, weight_decay"),
         ("data.root=my photos (1)", "\"data.root='/my photos'\""),
         ("data.root=a=b", "\"data.root='/my photos'\""),
     ],

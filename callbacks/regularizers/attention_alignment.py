@@ -7,6 +7,7 @@ from torch import Tensor
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import DiffusionStep, Needs, TermOutput
+from checks.values import one_of
 from models.attention import AttentionRecord, attention_maps, grouped_attention
 from models.columns import TokenColumns
 
@@ -70,8 +71,7 @@ class AttentionAlignment(Regularizer):
 
     def __init__(self, *, weight: float, sites: list[str], divergence: str) -> None:
         super().__init__(weight=weight)
-        if divergence not in ("mse", "kl"):
-            raise ValueError(f"attention_alignment.divergence={divergence!r}: choose mse or kl")
+        one_of("regularizer.attention_alignment.divergence", divergence, ("mse", "kl"))
         self.divergence = divergence
         self.needs = Needs(reference=True, attention=frozenset(sites), token_columns=True)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from callbacks.regularizer import Regularizer
 from callbacks.step import ClassificationStep, ModelPass, Needs, TermOutput
+from checks.values import one_of
 
 DIVERGENCES = ("mse", "softmax_mse", "kl")
 
@@ -79,15 +80,10 @@ class SpatialAttentionTransfer(Regularizer):
         self, *, weight: float, sites: list[str], include_cls: bool, center: bool, divergence: str, rows: str
     ) -> None:
         super().__init__(weight=weight)
-        if divergence not in DIVERGENCES:
-            raise ValueError(
-                f"spatial_attention_transfer.divergence={divergence!r}: choose {', '.join(DIVERGENCES[:-1])} or "
-                f"{DIVERGENCES[-1]}"
-            )
-        if rows not in ("cls", "all"):
-            raise ValueError(f"spatial_attention_transfer.rows={rows!r}: choose cls or all")
+        one_of("regularizer.spatial_attention_transfer.divergence", divergence, DIVERGENCES)
+        one_of("regularizer.spatial_attention_transfer.rows", rows, ("cls", "all"))
         if not sites:
-            raise ValueError('spatial_attention_transfer.sites=[]: name a layer, as in ["blocks.*.attn"]')
+            raise ValueError('regularizer.spatial_attention_transfer.sites=[]: name a layer, as in ["blocks.*.attn"]')
         self.include_cls, self.center, self.divergence, self.rows = include_cls, center, divergence, rows
         asked = frozenset(sites)
         self.needs = (

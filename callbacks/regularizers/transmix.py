@@ -65,7 +65,9 @@ class TransMix(CrossEntropy):
         assert step.mixing is not None
         captured = step.student.cls_logits.at(self.needs.cls_logits)
         if len(captured) > 1:
-            raise ValueError(f'transmix.site="{self.site}": matches {len(captured)} modules; end it with "[last]"')
+            raise ValueError(
+                f'regularizer.transmix.site="{self.site}": matches {len(captured)} modules; end it with "[last]"'
+            )
         (logits,) = captured.values()
         attended = attended_share(logits.detach(), step.mixing.mask, num_prefix_tokens=step.num_prefix_tokens)
         return (super().share(step) + attended) / 2

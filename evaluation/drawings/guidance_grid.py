@@ -1,11 +1,11 @@
 """One prompt from one noise under many guidances: what `w_con` and `s` do to a run's pictures."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checks.values import at_least, finite, share
 from datamodules.subject import PromptPair
 from models.family import DiffusionFamily
 from report.guidance_grid import save_guidance_grid
@@ -70,13 +70,14 @@ class GuidanceGrid:
 
     def __init__(self, *, prompt: int, consistency_scales: Sequence[float], scales: Sequence[float]) -> None:
         key = "evaluation.guidance_grid"
-        if prompt < 0:
-            raise ValueError(f"{key}.prompt={prompt}: evaluation prompts are counted from 0")
+        at_least(f"{key}.prompt", prompt, 0, what="for evaluation prompts are counted from 0")
         for name, values in (("consistency_scales", consistency_scales), ("scales", scales)):
-            if isinstance(values, str | int | float) or not all(map(_is_number, values)) or not len(values):
+            if isinstance(values, str | int | float) or not len(values):
                 raise ValueError(f"{key}.{name}={values}: a list of numbers is needed; {key}=null draws no grid")
-        if not all(0 <= scale <= 1 for scale in scales):
-            raise ValueError(f"{key}.scales={scales}: the parallel part is kept (1), shrunk or dropped (0)")
+            for value in values:
+                finite(f"{key}.{name}", value)
+        for scale in scales:
+            share(f"{key}.scales", scale, what="for the parallel part is kept (1), shrunk or dropped (0)")
         self.prompt, self.consistency_scales, self.scales = prompt, list(consistency_scales), list(scales)
 
     def draws(self, guidance: Guidance) -> bool:
@@ -126,7 +127,3 @@ class GuidanceGrid:
             seed=seed,
             folder=folder,
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from checks.values import at_least
 from datamodules import draws
 from datamodules.draws import DrawStream
 from datamodules.subject import PromptPair
@@ -36,8 +37,7 @@ class TokenAttention:
     """
 
     def __init__(self, *, sites: list[str], num_timesteps: int) -> None:
-        if num_timesteps < 1:
-            raise ValueError(f"evaluation.token_attention.num_timesteps={num_timesteps}: at least 1 is needed")
+        at_least("evaluation.token_attention.num_timesteps", num_timesteps, 1)
         self.sites, self.num_timesteps = list(sites), num_timesteps
 
     def check(self, model: DiffusionFamily) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from checks.values import at_least
 from datamodules.subject import PromptPair
 from evaluation.samples import evenly
 from models.family import DiffusionFamily
@@ -25,10 +26,7 @@ class Trajectory:
 
     def __init__(self, *, num_prompts: int, num_columns: int) -> None:
         for name, value, least in (("num_prompts", num_prompts, 1), ("num_columns", num_columns, 2)):
-            if value < least:
-                raise ValueError(
-                    f"evaluation.trajectory.{name}={value}: {least} or more; evaluation.trajectory=null: none"
-                )
+            at_least(f"evaluation.trajectory.{name}", value, least, what="and evaluation.trajectory=null draws none")
         self.num_prompts, self.num_columns = num_prompts, num_columns
 
     def __call__(

@@ -1,4 +1,4 @@
-"""`token=learned`: new words of the text encoder, their settings and all checks of them; `token_rows` trains them.
+"""`token=learned`: new words of the text encoder, their settings and all checks of them; `rows` trains them.
 
 Imports no torch, so that a token that cannot be is refused before anything slow starts.
 """

@@ -11,7 +11,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from callbacks.step import Needs
 from datamodules.prompts import prompt_loader
 from datamodules.subject import PromptPair
 from lightning_modules import APTDiffusionModule, DCORescaleModule, DiffusionModule
@@ -54,7 +53,6 @@ def test_another_primary_term_is_refused_by_name(tiny_sd, tmp_path):
 def test_the_frozen_pass_is_always_there(tiny_sd, tmp_path):
     assert module_of(tiny_sd, tmp_path, DCO).needs.reference
     assert not module_of(tiny_sd, tmp_path, "experiment=dreambooth").needs.reference
-    assert Needs().reference is False
 
 
 def test_share_by_hand():
@@ -129,14 +127,15 @@ def test_an_automatic_scale_becomes_a_number(tiny_sd, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
-def test_an_automatic_scale_is_in_the_checkpoint(tiny_sd, tmp_path, monkeypatch):
-    """The run goes on behind its last validation, and has no other."""
+@pytest.mark.parametrize("every", [2, 100])
+def test_an_automatic_scale_is_of_the_last_weights(tiny_sd, tmp_path, monkeypatch, every):
+    """However often is validated, and also of a run that goes on behind a validation, or has none."""
     settings = [DCO, "guidance.scale=auto", "guidance.kappa=1e-6", "data.num_heldout=1", "optimizer.lr=1e-1"]
-    settings += ["trainer.val_check_interval=4", "callbacks.model_checkpoint.every_n_train_steps=5"]
-    first = train(monkeypatch, tiny_sd, tmp_path / "run", *settings, steps=5)
-    again = [*settings, f"ckpt_path='{first}/checkpoints/step_5.ckpt'"]
-    second = train(monkeypatch, tiny_sd, tmp_path / "again", *again, steps=6)
-    one, two = (OmegaConf.load(each / "config.yaml").guidance.scale for each in (first, second))
+    settings += ["callbacks.model_checkpoint.every_n_train_steps=2", f"trainer.val_check_interval={every}"]
+    whole = train(monkeypatch, tiny_sd, tmp_path / "whole", *settings, steps=3)
+    again = [*settings, f"ckpt_path='{whole}/checkpoints/step_2.ckpt'"]
+    resumed = train(monkeypatch, tiny_sd, tmp_path / "again", *again, steps=3)
+    one, two = (OmegaConf.load(each / "config.yaml").guidance.scale for each in (whole, resumed))
     assert one == two < 1
 
 
