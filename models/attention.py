@@ -160,9 +160,9 @@ class _FusedAttentionCapture(SiteCapture[T], ABC):
         def leave(module: nn.Module, args: object, output: object) -> None:
             tap.close()
 
-        module.register_forward_pre_hook(enter)
+        self._hooks.append(module.register_forward_pre_hook(enter))
         # Before all other hooks, so that what was opened last is closed first; after an error too.
-        module.register_forward_hook(leave, prepend=True, always_call=True)
+        self._hooks.append(module.register_forward_hook(leave, prepend=True, always_call=True))
 
     def _note(self, name: str, query: Tensor, key: Tensor, scale: float) -> None:
         """What is kept of an attention until the forward is over."""

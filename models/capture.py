@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 T = TypeVar("T")
 
@@ -89,6 +90,7 @@ class SiteCapture(Generic[T]):
         self.names = [name for name, _ in model.named_modules() if name in wanted]
         self._recording = False
         self._found: dict[str, T] = {}
+        self._hooks: list[RemovableHandle] = []
 
     @contextmanager
     def recording(self) -> Iterator[Captured[T]]:
@@ -111,6 +113,11 @@ class SiteCapture(Generic[T]):
             self._clear()
         self._check(captured)
 
+    def remove(self) -> None:
+        """Takes the hooks off again, of a capture that was for one drawing."""
+        for hook in self._hooks:
+            hook.remove()
+
     def _check(self, captured: Captured[T]) -> None:
         if silent := [name for name in self.names if name not in captured]:
             raise RuntimeError(f"{silent[0]} was not called in this forward, so nothing was captured there")
@@ -130,7 +137,7 @@ class Capture(SiteCapture[Tensor]):
     ) -> None:
         super().__init__(model, sites, symbolic)
         for name in self.names:
-            model.get_submodule(name).register_forward_hook(self._hook(name))
+            self._hooks.append(model.get_submodule(name).register_forward_hook(self._hook(name)))
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]
         def record(module: nn.Module, args: object, output: Tensor) -> None:

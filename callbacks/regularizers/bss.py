@@ -26,8 +26,8 @@ def spectral_shrinkage(features: Tensor, *, k: int) -> Tensor:
     rows, width = features.shape
     if not 1 <= k <= min(rows, width):
         raise ValueError(
-            f"regularizer.bss.k={k}: {rows} pictures of {width} features have {min(rows, width)} singular values; choose "
-            "a k between 1 and that, or raise datamodule.batch_size"
+            f"regularizer.bss.k={k}: {rows} pictures of {width} features have {min(rows, width)} singular values; "
+            "choose a k between 1 and that, or raise datamodule.batch_size"
         )
     return torch.linalg.svdvals(features.float())[-k:].square().sum()  # in descending order
 

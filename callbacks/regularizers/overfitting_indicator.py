@@ -132,7 +132,7 @@ class OverfittingIndicator(Regularizer):
         self._averages = torch.tensor(state_dict["averages"])
         if self._averages.shape != (self.num_bins, 2):
             raise ValueError(
-                f"regularizer.{self.name}.num_bins={self.num_bins}, and the checkpoint has {len(self._averages)}: use that"
+                f"regularizer.{self.name}.num_bins={self.num_bins}, the checkpoint has {len(self._averages)}: use that"
             )
         self._snapshots.extend((torch.tensor(gamma), None) for gamma in state_dict["snapshots"])
 

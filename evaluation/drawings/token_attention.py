@@ -93,6 +93,7 @@ class TokenAttention:
             with capture.recording() as captured:
                 model.denoise(denoiser, noisy, t, condition)
             maps += [_picture_to_text(record) for record in captured.values()]
+        capture.remove()
         return mean_maps(maps).cpu()
 
 
