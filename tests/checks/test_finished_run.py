@@ -82,6 +82,7 @@ def test_a_group_replaces_the_guidance_as_a_whole_and_keys_are_the_new_one_s(tmp
         (["guidance=cfg", "guidance.scale=1"], r"'guidance\.scale': .*ClassifierFreeGuidance takes guidance_scale"),
         (["+model.foo=1"], r"unknown key 'model\.foo'"),
         (["optimizer.lr=1"], r"optimizer\.lr=1 has no effect on a finished run"),
+        (["evaluation.max_prompts=3"], r"evaluation\.max_prompts=3 judges, and task=sample only draws"),
         (["guidance.scale=auto"], r"guidance\.scale=auto is found by a training of module=dco_rescale"),
     ],
 )

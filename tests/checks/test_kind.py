@@ -29,6 +29,16 @@ def test_a_class_elsewhere_inherits_it_by_any_way_of_importing(monkeypatch, tmp_
     assert class_attribute("mine.classifier.Other", "kind") == "pretraining"
 
 
+@pytest.mark.parametrize("name", ["APTDiffusionModule", "DCORescaleModule", "GTAViTModule", "ClassificationModule"])
+def test_the_package_s_own_names_are_followed(monkeypatch, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").write_text("from .module import Mine\n")
+    (tmp_path / "mine/module.py").write_text(f"from lightning_modules import {name}\nclass Mine({name}):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = get_object(f"lightning_modules.{name}").kind
+    assert class_attribute(f"lightning_modules.{name}", "kind") == class_attribute("mine.Mine", "kind") == expected
+
+
 @pytest.mark.parametrize("target", ["nowhere.Nothing", "torch.nn.Linear", "models.adapters.LoRA"])
 def test_a_class_that_does_not_say_it_is_refused(target):
     with pytest.raises(ValueError, match=rf"module\._target_={target} does not say.*personalisation, classification"):

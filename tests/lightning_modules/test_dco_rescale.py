@@ -161,6 +161,15 @@ def test_predict_draws_by_the_modules_guidance(tiny_sd, tmp_path):
     assert all(one.tobytes() != other.tobytes() for one, other in pairwise(drawn))
 
 
+@pytest.mark.filterwarnings("ignore:.*Precision.*bf16:UserWarning")
+def test_a_fully_tuned_model_in_bfloat16_draws_too(tiny_sd, tmp_path):
+    """It is float32, and its encoders are not."""
+    module = module_of(tiny_sd, tmp_path, DCO, "adapter=full", "model.dtype=bfloat16")
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    batches = trainer.predict(module, prompt_loader(PAIRS, images_per_prompt=1, seed=7, batch_size=2))
+    assert batches is not None and len(batches[0]) == len(PAIRS)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

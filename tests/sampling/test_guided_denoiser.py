@@ -164,6 +164,21 @@ def test_one_call_a_step_with_one_adapter_and_two_with_two(tiny_sd):
     assert rows == [4, 2] * 4
 
 
+def test_a_denoiser_compiled_for_training_draws_as_it_is(tiny_sd):
+    """A compiled one would leave the hooks of a mixed batch out, once it has run without them at that size."""
+    guidance = ConsistencyGuidance(guidance_scale=W, consistency_scale=3.0, start=0.0, stop=1.0)
+    expected, _ = draw(add_lora(load(tiny_sd)), guidance, PAIRS[:2])
+    model = add_lora(load(tiny_sd))
+    calls = []
+    model.denoiser.compile(backend=lambda module, inputs: calls.append(module) or module.forward)
+    model.denoiser.eval()
+    with torch.no_grad():  # rows of the size that guidance asks for
+        model.denoiser(torch.zeros(6, 4, 4, 4), torch.tensor(1), torch.zeros(6, 32, 32))
+    assert calls
+    drawn, _ = draw(model, guidance, PAIRS[:2])
+    assert [each.tobytes() for each in drawn] == [each.tobytes() for each in expected]
+
+
 @pytest.mark.parametrize("names", [["default"], ["default", "style"]])
 def test_adapters_are_as_before_also_after_an_exception(tiny_sd, names, monkeypatch):
     model = load(tiny_sd)
