@@ -19,6 +19,7 @@ from peft import LoraConfig
 import run
 from datamodules.subject import PromptPair
 from models.families.sd import StableDiffusion
+from models.family import Condition
 from sampling.guidance import (
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
@@ -172,8 +173,10 @@ def test_a_denoiser_compiled_for_training_draws_as_it_is(tiny_sd):
     calls = []
     model.denoiser.compile(backend=lambda module, inputs: calls.append(module) or module.forward)
     model.denoiser.eval()
-    with torch.no_grad():  # rows of the size that guidance asks for
-        model.denoiser(torch.zeros(6, 4, 4, 4), torch.tensor(1), torch.zeros(6, 32, 32))
+    condition = Condition({"encoder_hidden_states": torch.zeros(6, 32, 32)})
+    asked = dict.fromkeys(("timestep_cond", "cross_attention_kwargs", "added_cond_kwargs"))
+    with torch.no_grad():  # as the pipeline asks, for so many rows as guidance does
+        model.denoise_rows(model.denoiser, condition, (torch.zeros(2, 4, 8, 8), torch.tensor(1)), asked)
     assert calls
     drawn, _ = draw(model, guidance, PAIRS[:2])
     assert [each.tobytes() for each in drawn] == [each.tobytes() for each in expected]
