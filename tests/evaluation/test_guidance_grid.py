@@ -87,11 +87,11 @@ def test_guidances_of_different_predictions_are_refused():
     ("settings", "message"),
     [
         ({"prompt": -1}, r"guidance_grid\.prompt=-1"),
-        ({"scales": [0, 2]}, r"guidance_grid\.scales=\[0, 2\]: the parallel part"),
+        ({"scales": [0, 2]}, r"guidance_grid\.scales=2: .*the parallel part"),
         ({"scales": 1}, r"guidance_grid\.scales=1: a list"),
         ({"consistency_scales": []}, r"guidance_grid\.consistency_scales=\[\]: a list"),
-        ({"consistency_scales": [float("nan")]}, r"consistency_scales=\[nan\]"),
-        ({"consistency_scales": ["much"]}, r"consistency_scales=\['much'\]"),
+        ({"consistency_scales": [float("nan")]}, r"consistency_scales=nan"),
+        ({"consistency_scales": ["much"]}, r"consistency_scales=much"),
     ],
 )
 def test_what_is_no_grid_is_refused_by_its_key(settings, message):

@@ -152,7 +152,7 @@ def test_resumes_identically_from_a_checkpoint(tmp_path, steps_before, num_steps
 
 
 def test_refuses_a_checkpoint_with_another_number_of_bins():
-    with pytest.raises(ValueError, match=r"overfitting_indicator\.num_bins=10, but the checkpoint has 5"):
+    with pytest.raises(ValueError, match=r"overfitting_indicator\.num_bins=10, the checkpoint has 5"):
         indicator().load_state_dict(indicator(num_bins=5).state_dict())
 
 

@@ -147,8 +147,8 @@ def test_needs():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"divergence": "l1"}, "divergence='l1': choose mse, softmax_mse or kl"),
-        ({"rows": "patches"}, "rows='patches': choose cls or all"),
+        ({"divergence": "l1"}, "divergence=l1: choose one of mse, softmax_mse, kl"),
+        ({"rows": "patches"}, "rows=patches: choose one of cls, all"),
         ({"sites": []}, "sites=.*name a layer"),
     ],
 )
