@@ -1,7 +1,7 @@
 """What every family promises, one contract over all of them; and that nothing else names an architecture.
 
 That two steps of DreamBooth, APT, DCO and textual inversion move what they should is held by tests/test_experiments.py,
-tests/models/test_adapter.py and tests/models/test_learned_token.py.
+tests/models/test_adapter.py and tests/models/tokens/test_learned_token.py.
 """
 
 import copy
