@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar, get_origin, get_type_hints
 from xml.etree import ElementTree
 
 import pytest
@@ -227,6 +228,17 @@ def test_files_that_the_docs_name_are_there():
         paths = [each for each in INLINE.findall(text) if re.fullmatch(r"[\w./]+/[\w./]*", each) and "mine" not in each]
         assert len(paths) > 3
         assert not [each for each in paths if not any((ROOT / room / each).exists() for room in (".", "conf"))]
+
+
+def test_extend_names_all_that_a_family_fills_in():
+    from models.family import DiffusionFamily  # with diffusers, which no other test here needs
+
+    section = (ROOT / "docs/extend.md").read_text(encoding="utf-8").split("## A family")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named_there = INLINE.findall(" ".join(rows))
+    hints = get_type_hints(DiffusionFamily)  # its bases' too
+    declared = {name for name, kind in hints.items() if get_origin(kind) is ClassVar}
+    assert sorted(named_there) == sorted(declared | DiffusionFamily.__abstractmethods__)
 
 
 def test_the_drawing_shows_the_floors_of_the_contracts():
