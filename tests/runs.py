@@ -15,6 +15,8 @@ from torch import Tensor
 import run
 
 ROOT = Path(__file__).parents[1]
+VIT = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*_vit.yaml") if "pretrain" not in path.stem)
+"""The experiments that tune a ViT."""
 
 
 def compose(run_dir: Path, *overrides: str) -> DictConfig:
@@ -79,6 +81,10 @@ def train(monkeypatch: pytest.MonkeyPatch, tiny_sd: Path, run_dir: Path, *overri
 
 def adapter_weights(run_dir: Path) -> dict[str, Tensor]:
     return load_file(run_dir / "adapter/pytorch_lora_weights.safetensors")
+
+
+def vit_weights(run_dir: Path) -> dict[str, Tensor]:
+    return load_file(next(run_dir.glob("*/*.safetensors")))
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

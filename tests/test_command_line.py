@@ -314,26 +314,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tiny_sd, tmp_path)
         train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dreambooth", "optimizer.lr=1e30", steps=8)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["experiment=dreambooth", "regularizer=[denoising,overfitting_indicator]"], "DiffusionModule does not"),
-        (
-            [
-                "+regularizer.second._target_=callbacks.regularizers.overfitting_indicator.OverfittingIndicator",
-                "+regularizer.second={num_bins: 4, ema_weight: 0.1, scale: 1.0, weighting: false}",
-                "+regularizer.second.augmentation=true",
-                "+regularizer.second.max_probability=0.5",
-            ],
-            "both decide the augmentation",
-        ),
-    ],
-)
-def test_an_augmentation_that_cannot_be_is_refused_before_training(monkeypatch, tiny_sd, tmp_path, overrides, words):
-    with pytest.raises(Exception, match=words):
-        train(monkeypatch, tiny_sd, tmp_path / "run", *overrides)
-
-
 def test_a_caption_that_the_text_encoder_would_cut_off_is_refused(monkeypatch, tiny_sd, tmp_path):
     prompt = "a photo of a {identifier} {class_word}" + " on the left" * 40
     with pytest.raises(ValueError, match=r"has \d+ tokens, \d+ are read"):

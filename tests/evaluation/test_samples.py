@@ -1,11 +1,14 @@
-"""`task=sample` says beside its pictures what they were drawn with, well enough to draw them again."""
+"""What lies beside pictures: what they were drawn with, well enough to draw them again; how long it took."""
 
 import json
+from time import perf_counter
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import run
+from evaluation.samples import write_metrics
 from tests.runs import compose, train
 
 
@@ -42,3 +45,17 @@ def close(one, other):
     """Whether two pictures are equal up to the rounding of batches of another size."""
     with Image.open(one) as first, Image.open(other) as second:
         return np.abs(np.asarray(first).astype(int) - np.asarray(second)).max() <= 1
+
+
+def test_the_evaluation_s_seconds_stand_beside_the_training_s(tmp_path):
+    record = {"steps": 4, "seconds": {"fit": 3.0}}
+    write_metrics(tmp_path, record, started=perf_counter() - 100)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written == record | {"seconds": {"fit": 3.0, "evaluation": pytest.approx(100, abs=5)}}
+    assert record["seconds"] == {"fit": 3.0}
+
+
+def test_a_run_that_is_judged_again_was_not_trained_here(tmp_path):
+    write_metrics(tmp_path, {"steps": 4}, started=perf_counter() - 100)
+    seconds = json.loads((tmp_path / "metrics.json").read_text())["seconds"]
+    assert seconds == {"evaluation": pytest.approx(100, abs=5)}

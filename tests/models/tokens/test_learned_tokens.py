@@ -17,7 +17,7 @@ from checks.finished_run import finished_run, prompt_pairs
 from models.tokens.rows import TokenRows
 from report.metrics_csv import read_metrics
 from tests.models.test_adapter import array
-from tests.models.test_learned_token import text_parts, token, word_row
+from tests.models.tokens.test_learned_token import text_parts, token, word_row
 from tests.runs import adapter_weights, checkpoint, compose, same, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
