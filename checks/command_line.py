@@ -21,6 +21,9 @@ _SAID_ELSEWHERE = {
     "learning_rate": "optimizer.lr",
     "steps": "trainer.max_steps",
     "max_train_steps": "trainer.max_steps",
+    "prompt": "prompts",
+    "class_word": "data.class_word",
+    "batch_size": "datamodule.batch_size",
 }
 """Keys of other programs, or that lie in several nodes, and the one that is meant."""
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checks.folders import check_pipeline_folder
+from checks.values import at_least
 from models.noise_process import NoiseProcess
 from models.pipeline_weights import PipelineWeights
 
@@ -122,8 +123,8 @@ class DiffusionFamily(PipelineWeights, ABC):
 
     def __post_init__(self) -> None:
         check_pipeline_folder(self.pretrained, self.pipeline_class)
-        if not 1 <= self.guidance_scale < float("inf"):  # below 1 diffusers' pipelines leave guidance out
-            raise ValueError(f"model.guidance_scale={self.guidance_scale}: 1, which is no guidance, or more")
+        # Below 1 diffusers' pipelines leave guidance out.
+        at_least("model.guidance_scale", self.guidance_scale, 1, what="where 1 is no guidance")
         self.pipeline: Any = self.load_pipeline()
         self.pipeline.set_progress_bar_config(disable=True)
         for part in self.pipeline.components.values():

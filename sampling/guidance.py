@@ -5,7 +5,6 @@
 of the clean latent and of v, which are affine in one another.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from torch import Tensor
+
+from checks.values import at_least, finite, one_of, share
 
 REFERENCE_UNCONDITIONAL, REFERENCE_CONDITIONAL = "reference_unconditional", "reference_conditional"
 STUDENT_UNCONDITIONAL, STUDENT_CONDITIONAL = "student_unconditional", "student_conditional"
@@ -130,8 +131,8 @@ class Guidance(ABC):
     """Whether a training of module=dco_rescale finds a setting of it."""
 
     def __init__(self, *, guidance_scale: float) -> None:
-        if not 1 <= guidance_scale < math.inf:  # below 1 diffusers' pipelines leave guidance out
-            raise ValueError(f"guidance.guidance_scale={guidance_scale}: 1, which is no guidance, or more")
+        # Below 1 diffusers' pipelines leave guidance out.
+        at_least("guidance.guidance_scale", guidance_scale, 1, what="where 1 is no guidance")
         self.guidance_scale = guidance_scale
 
     @property
@@ -179,10 +180,9 @@ class AdaptiveProjectedGuidance(Guidance):
 
     def __init__(self, *, guidance_scale: float, eta: float, norm_threshold: float, momentum: float) -> None:
         super().__init__(guidance_scale=guidance_scale)
-        if not all(math.isfinite(each) for each in (eta, norm_threshold, momentum)) or norm_threshold < 0:
-            raise ValueError(
-                f"guidance.eta={eta} norm_threshold={norm_threshold} momentum={momentum}: numbers, norm_threshold ≥ 0"
-            )
+        finite("guidance.eta", eta)
+        finite("guidance.momentum", momentum)
+        at_least("guidance.norm_threshold", norm_threshold, 0, what="where 0 leaves the length alone")
         self.eta, self.norm_threshold, self.momentum = eta, norm_threshold, momentum
 
     def begin(self) -> None:
@@ -219,8 +219,9 @@ class ConsistencyGuidance(Guidance):
 
     def __init__(self, *, guidance_scale: float, consistency_scale: float, start: float, stop: float) -> None:
         super().__init__(guidance_scale=guidance_scale)
-        if not math.isfinite(consistency_scale):
-            raise ValueError(f"guidance.consistency_scale={consistency_scale}: must be a number")
+        finite("guidance.consistency_scale", consistency_scale)
+        for name, value in (("start", start), ("stop", stop)):
+            share(f"guidance.{name}", value, what="of the steps")
         if not 0 <= start < stop <= 1:
             raise ValueError(f"guidance.start={start} guidance.stop={stop}: 0 ≤ start < stop ≤ 1 is needed")
         self.consistency_scale, self.start, self.stop = consistency_scale, start, stop
@@ -275,17 +276,17 @@ class ParallelRescaledGuidance(ConsistencyGuidance):
         stop: float,
     ) -> None:
         super().__init__(guidance_scale=guidance_scale, consistency_scale=consistency_scale, start=start, stop=stop)
-        if rule not in RULES:
-            raise ValueError(f"guidance.rule={rule!r}: choose {', '.join(RULES[:-1])} or {RULES[-1]}")
+        one_of("guidance.rule", rule, RULES)
         self.is_auto = scale == AUTO
         if self.is_auto and rule == "cfg_clamp":
             raise ValueError("guidance.scale=auto: rule cfg_clamp takes no scale, it has guidance.kappa")
-        scale = 1.0 if self.is_auto else scale
-        if isinstance(scale, str) or not 0 <= scale <= 1:
-            raise ValueError(f"guidance.scale={scale}: the parallel part is kept (1), shrunk or dropped (0), or auto")
-        if not kappa >= 0:  # nan included
-            raise ValueError(f"guidance.kappa={kappa}: must be 0 or more")
-        self.rule, self.scale, self.kappa = rule, scale, kappa
+        if not self.is_auto:
+            share(
+                "guidance.scale", scale, what="by which the parallel part is kept (1), shrunk or dropped (0), or auto"
+            )
+        at_least("guidance.kappa", kappa, 0)
+        self.rule, self.kappa = rule, kappa
+        self.scale = 1.0 if self.is_auto else float(scale)
 
     def propose_scale(self, coefficient: Tensor) -> float:
         """`proposed_scale` for this rule, of the coefficients `a` `[…]` of a validation."""

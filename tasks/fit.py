@@ -41,10 +41,10 @@ def fit(cfg: DictConfig, run_dir: Path) -> None:
     module = instantiate(found.module, **_drawn_by(found, evaluation))
     if evaluation:
         evaluation.check(module.model, data)
-    if is_first_process():
+    trainer = _trainer(cfg, module)
+    if is_first_process():  # nothing is refused from here on
         _write_down(cfg, resolved, run_dir)
-    loggers = _loggers(cfg, resolved, run_dir, resume_step=resume_step)
-    trainer = _trainer(cfg, module, loggers)
+    trainer.loggers = _loggers(cfg, resolved, run_dir, resume_step=resume_step)
     started = perf_counter()
     trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
     seconds = perf_counter() - started
@@ -118,10 +118,11 @@ def _loggers(cfg: DictConfig, resolved: Any, run_dir: Path, *, resume_step: int 
     return loggers
 
 
-def _trainer(cfg: DictConfig, module: "L.LightningModule", loggers: "list[Logger]") -> "L.Trainer":
+def _trainer(cfg: DictConfig, module: "L.LightningModule") -> "L.Trainer":
+    """Without loggers, which write as they are made."""
     plugins = list(getattr(module, "regularizers", {}).values())
     callbacks = [*instantiate(cfg.callbacks).values(), *plugins]
-    trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=False)
     return trainer
 
 

@@ -119,6 +119,7 @@ def random_prompts(count: int) -> list[str]:
 def grid(pictures: list[Image.Image]) -> Image.Image:
     """Eight pictures a row, each twice its size."""
     arrays = [np.kron(np.asarray(picture), np.ones((2, 2, 1), np.uint8)) for picture in pictures]
+    arrays += [np.zeros_like(arrays[0])] * (-len(arrays) % 8)
     return Image.fromarray(np.vstack([np.hstack(arrays[i : i + 8]) for i in range(0, len(arrays), 8)]))
 
 
