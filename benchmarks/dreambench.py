@@ -1,7 +1,7 @@
 """DreamBench: `python -m benchmarks.dreambench --root <dataset> [run.py overrides]` writes a table of its figures.
 
-Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (METHODS.md
-§5), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the hub or from
+Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (DreamBooth,
+arXiv:2208.12242), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the hub or from
 disk; where there are none, name others: `'evaluation/metrics=[image_similarity,nearest_training_similarity]'`.
 """
 
@@ -25,7 +25,7 @@ METRICS = (
     "evaluation/metrics=[dino,clip_i,clip_t,nearest_training_similarity]",
     "evaluation.metrics.nearest_training_similarity.backbone=dino_vits16",
 )
-PUBLISHED = {  # DINO, CLIP-I, CLIP-T of arXiv:2208.12242, by METHODS.md §5; not measured here
+PUBLISHED = {  # DINO, CLIP-I, CLIP-T of arXiv:2208.12242; not measured here
     "real pictures": (0.774, 0.885, None),
     "DreamBooth, Imagen": (0.696, 0.812, 0.306),
     "DreamBooth, Stable Diffusion": (0.668, 0.803, 0.305),

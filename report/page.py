@@ -46,10 +46,6 @@ _FAMILIES = {  # what a reader should know of a metric that is logged per timest
         "effective CFG scale, w + s · w_con · a. Near −1 the student ignores the prompt."
     ),
     "heldout/parallel_cosine": "Cosine of the consistency guidance and classifier-free guidance.",
-    "validation/attention_divergence": (
-        "How far the student's [CLS] token looks elsewhere than the source's, KL in nats, of each block on held-out "
-        "pictures: 0 where both look alike."
-    ),
     "heldout/parallel": "Share of the consistency guidance that is parallel to CFG: what is rescaled.",
 }
 # Text for those who cannot see the picture, and what stands below it.

@@ -1,7 +1,7 @@
 """APT beside what it is measured against: `python -m benchmarks.methods.run` writes `docs/benchmarks/methods.md`.
 
 Every run is drawn with at several steps of its training, so that a method is a curve of identity against prompt
-adherence (METHODS.md §5). The settings of APT and of prior preservation are chosen on subjects of their own. A run that
+adherence. The settings of APT and of prior preservation are chosen on subjects of their own. A run that
 lies in the folder is not repeated, so the command goes on where it was interrupted; `--size full` takes a night, of one
 piece or of several.
 """

@@ -42,7 +42,7 @@ def common_range(one: Curve, other: Curve) -> tuple[float, float]:
 def mean_gap(one: Curve, other: Curve) -> float:
     """Mean of `attained` of one curve minus that of another, over their `common_range`; NaN where they share none.
 
-    METHODS.md §5 asks for the comparison; the mean over the range is not stated in the sources.
+    The mean over the range is not stated in the sources.
     """
     low, high = common_range(one, other)
     if high <= low:

@@ -165,7 +165,7 @@ def test_bad_settings_are_refused():
         rescaled(kappa=float("nan"))
     with pytest.raises(ValueError, match="norm_threshold=-1"):
         AdaptiveProjectedGuidance(guidance_scale=W, eta=0.0, norm_threshold=-1, momentum=0.0)
-    with pytest.raises(ValueError, match=r"guidance\.rule='clamp': choose constant, cfg_clamp or negative_only"):
+    with pytest.raises(ValueError, match=r"guidance\.rule=clamp: choose one of constant, cfg_clamp, negative_only"):
         rescaled("clamp")
     with pytest.raises(ValueError, match=r"guidance\.scale=-0\.5"):
         rescaled(scale=-0.5)
