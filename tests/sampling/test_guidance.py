@@ -174,7 +174,7 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"guidance\.start=0\.5 guidance\.stop=0\.5"):
         rescaled(start=0.5, stop=0.5)
     for scale in (0.9, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=rf"guidance\.guidance_scale={scale}: 1, which is no guidance, or more"):
+        with pytest.raises(ValueError, match=rf"guidance\.guidance_scale={scale}: 1 or more is needed"):
             ClassifierFreeGuidance(guidance_scale=scale)
     with pytest.raises(ValueError, match=r"guidance\.consistency_scale=nan"):
         rescaled(consistency_scale=float("nan"))
