@@ -1,8 +1,9 @@
 """DreamBench: `python -m benchmarks.dreambench --root <dataset> [run.py overrides]` writes a table of its figures.
 
-Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each (DreamBooth,
-arXiv:2208.12242), for each experiment. A run that lies in the folder is not repeated. The metrics' weights come from the
-hub or from disk; where there are none, name others: `'evaluation/metrics=[image_similarity,nearest_training_similarity]'`.
+Every subject of a folder in the layout of google/dreambooth under all of its prompts, four pictures each, as in
+DreamBooth (arXiv:2208.12242), for each experiment. A run that lies in the folder is not repeated. The metrics' weights
+come from the hub or from disk; where there are none, name others:
+`'evaluation/metrics=[image_similarity,nearest_training_similarity]'`.
 """
 
 import argparse
