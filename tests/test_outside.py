@@ -71,6 +71,9 @@ def test_they_run_together_with_no_edit_here(outside, tiny_sd, tmp_path, monkeyp
     assert [np.unique(picture).tolist() for picture in shown] == [[grey] for grey in GREYS.values()]
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # callbacks of the training
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .predict_dataloader. does not have many workers")
 def test_the_page_on_prediction_draws_with_a_finished_run(tiny_sd, tmp_path, monkeypatch):
     run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dco_rescale", steps=2)
     (code,) = blocks(ROOT / "docs/how_to/predict.md", "python")
