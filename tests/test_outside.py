@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from datamodules.pictures import read_picture
 from report.metrics_csv import read_metrics
-from tests.runs import fit
+from tests.runs import fit, train
 from tests.test_docs import ROOT, blocks
 
 GREYS = {"rex-0.png": 50, "rex-1.png": 100, "rex-2.png": 150}
@@ -68,3 +69,17 @@ def test_they_run_together_with_no_edit_here(outside, tiny_sd, tmp_path, monkeyp
         assert brightness[name] == pytest.approx(np.asarray(picture).mean() / 255)
     shown = [read_picture(path) for path in sorted((run_dir / "references").glob("*.png"))]
     assert [np.unique(picture).tolist() for picture in shown] == [[grey] for grey in GREYS.values()]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # callbacks of the training
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .predict_dataloader. does not have many workers")
+def test_the_page_on_prediction_draws_with_a_finished_run(tiny_sd, tmp_path, monkeypatch):
+    run_dir = train(monkeypatch, tiny_sd, tmp_path / "run", "experiment=dco_rescale", steps=2)
+    (code,) = blocks(ROOT / "docs/how_to/predict.md", "python")
+    (tmp_path / "draw.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["draw.py", str(run_dir)])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(tmp_path / "draw.py"))
+    pictures = {path.read_bytes() for path in tmp_path.glob("0-*.png")}
+    assert len(pictures) == len(list(tmp_path.glob("*.png"))) == 4
