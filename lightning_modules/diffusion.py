@@ -112,6 +112,8 @@ class DiffusionModule(RegularizedModule):
 
     def setup(self, stage: str) -> None:
         if self.token and not self.token_rows:
+            if stage == "predict":
+                raise ValueError("a run with a learned token is drawn with by task=sample, or after trainer.fit")
             subject: Subject = self.trainer.datamodule.subject  # type: ignore[attr-defined]
             for each in self.model.encoders:
                 if each.learns_tokens:
