@@ -153,7 +153,7 @@ def test_a_run_shows_both_in_its_report_and_in_wandb(tiny_sd, tmp_path):
     run_dir = fit(tiny_sd, tmp_path / "run", *few, steps=1)
     record = json.loads((run_dir / "metrics.json").read_text())["evaluation"]
     assert record["trajectory"] == {"num_prompts": 1, "num_columns": 7}
-    assert record["token_attention"] == {"sites": ["up_blocks.*.attn2"], "num_timesteps": 5}
+    assert record["token_attention"] == {"sites": ["text"], "num_timesteps": 5}
     page = (run_dir / "report.html").read_text(encoding="utf-8")
     assert "Predicted x0 along the denoising" in page and "Cross-attention to each token" in page
     publish(logger := Spy(), run_dir)
