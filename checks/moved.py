@@ -98,7 +98,7 @@ KEYS = {"models.families.sd.StableDiffusion": {"indicator_scale": "loss_gap_scal
 
 SINCE: dict[str, dict[str, Any]] = {
     "datamodule": {"val_train_pictures": 12},
-    "model": {"indicator_augmentation": True},
+    "model": {"indicator_augmentation": True, "consistency_scale": 3.0},
     "token": {"others": {}},
 }
 """Keys that runs of before there was a choice do not have, and what was done then."""

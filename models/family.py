@@ -95,6 +95,7 @@ class DiffusionFamily(PipelineWeights, ABC):
         inference_batch_size: pictures that are encoded, drawn or looked at in one call; guidance doubles the rows.
         guidance_scale: the classifier-free scale that this model is drawn with, unless `guidance.guidance_scale` says
             another one.
+        consistency_scale: `w_con` of DCO's consistency guidance, likewise; 3 beside a scale of 7.5 in DCO.
         num_inference_steps: of every picture that is drawn.
         loss_gap_scale: T of APT's overfitting indicator and β of DCO, which belong to the scale of this model's loss;
             1000 in both.
@@ -108,6 +109,7 @@ class DiffusionFamily(PipelineWeights, ABC):
     compile: bool
     inference_batch_size: int
     guidance_scale: float
+    consistency_scale: float
     num_inference_steps: int
     loss_gap_scale: float
     indicator_augmentation: bool

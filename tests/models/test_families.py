@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "compile": False,
     "inference_batch_size": 2,
     "guidance_scale": 3.0,
+    "consistency_scale": 1.0,
     "num_inference_steps": 3,
     "loss_gap_scale": 16.0,
     "indicator_augmentation": False,

@@ -48,6 +48,7 @@ def load(folder, **settings):
         "compile": False,
         "inference_batch_size": 2,
         "guidance_scale": 4.0,
+        "consistency_scale": 1.0,
         "num_inference_steps": 4,
         "loss_gap_scale": 16.0,
         "indicator_augmentation": False,
